@@ -1,0 +1,326 @@
+"""The wire form: header names, what may pass a hop, and records to headers and back.
+
+This is the only module that knows the names of identity headers (spec 1.2). All
+matching is on WSGI environ keys, in which `-`, `_` and case are already equal (W-2).
+"""
+
+import re
+from collections.abc import Iterable
+from urllib.parse import quote
+
+from mdmw.errors import BadRequest, HeadersTooLarge, MethodNotAllowed, TargetTooLong
+from mdmw.records import Environ, Instance, Scope, Source, is_uuid, normalise_address, normalise_mac
+
+Headers = list[tuple[str, str]]
+
+FORWARDED_FOR = "X-Forwarded-For"
+NETWORK_ID = "X-Neutron-Network-ID"
+ROUTER_ID = "X-Neutron-Router-ID"
+LEGACY_NETWORK_ID = "X-Quantum-Network-ID"
+LEGACY_ROUTER_ID = "X-Quantum-Router-ID"
+CLIENT_MAC = "X-Mdmw-Client-MAC"
+RELAY_SIGNATURE = "X-Mdmw-Relay-Signature"
+INSTANCE_ID = "X-Instance-ID"
+INSTANCE_SIGNATURE = "X-Instance-ID-Signature"
+PROJECT_ID = "X-Tenant-ID"
+PROVIDER_ID = "X-Metadata-Provider"
+PROVIDER_SIGNATURE = "X-Metadata-Provider-Signature"
+REQUEST_ID = "X-Openstack-Request-Id"
+
+
+def environ_key(name: str) -> str:
+    """`X-Forwarded-For` -> `HTTP_X_FORWARDED_FOR`."""
+    return "HTTP_" + name.upper().replace("-", "_")
+
+
+_KEY = {
+    name: environ_key(name)
+    for name in (
+        FORWARDED_FOR,
+        NETWORK_ID,
+        ROUTER_ID,
+        LEGACY_NETWORK_ID,
+        LEGACY_ROUTER_ID,
+        CLIENT_MAC,
+        RELAY_SIGNATURE,
+        INSTANCE_ID,
+        INSTANCE_SIGNATURE,
+        PROJECT_ID,
+        PROVIDER_ID,
+        PROVIDER_SIGNATURE,
+    )
+}
+
+# Everything by which some program in this ecosystem believes who is calling.
+_FORGEABLE_KEYS = frozenset(_KEY.values()) | {
+    "HTTP_FORWARDED",
+    "HTTP_X_REAL_IP",
+    "HTTP_X_IDENTITY_STATUS",
+    "HTTP_X_ROLES",
+    "HTTP_X_ROLE",
+    "HTTP_X_OVN_NETWORK_ID",
+}
+_FORGEABLE_PREFIXES = (
+    "HTTP_X_FORWARDED_",
+    "HTTP_X_AUTH_",
+    "HTTP_X_SERVICE_",
+    "HTTP_X_USER_",
+    "HTTP_X_PROJECT_",
+    "HTTP_X_TENANT_",
+    "HTTP_X_DOMAIN_",
+    "HTTP_X_NEUTRON_",
+    "HTTP_X_QUANTUM_",
+    "HTTP_X_OVN_",
+    "HTTP_X_INSTANCE_",
+    "HTTP_X_METADATA_",
+    "HTTP_X_MDMW_",
+)
+_HOP_BY_HOP_KEYS = frozenset(
+    {
+        "HTTP_KEEP_ALIVE",
+        "HTTP_PROXY",
+        "HTTP_PROXY_AUTHENTICATE",
+        "HTTP_PROXY_AUTHORIZATION",
+        "HTTP_PROXY_CONNECTION",
+        "HTTP_TE",
+        "HTTP_TRAILER",
+        "HTTP_UPGRADE",
+    }
+)
+
+# The allow-lists of spec 1.2 as (environ key, name on the wire); what is not here is dropped.
+_TO_NOVA = (
+    ("HTTP_USER_AGENT", "User-Agent"),
+    ("HTTP_ACCEPT", "Accept"),
+    ("CONTENT_TYPE", "Content-Type"),
+    ("HTTP_IF_NONE_MATCH", "If-None-Match"),
+    ("HTTP_IF_MODIFIED_SINCE", "If-Modified-Since"),
+)
+_TO_AGENT = (
+    *_TO_NOVA,
+    ("HTTP_ACCEPT_ENCODING", "Accept-Encoding"),
+    ("HTTP_X_AWS_EC2_METADATA_TOKEN", "X-aws-ec2-metadata-token"),
+    ("HTTP_X_AWS_EC2_METADATA_TOKEN_TTL_SECONDS", "X-aws-ec2-metadata-token-ttl-seconds"),
+)
+
+# The response headers of W-12, lower-case.
+_FROM_NOVA = frozenset(
+    {
+        "content-type",
+        "content-encoding",
+        "content-language",
+        "etag",
+        "last-modified",
+        "cache-control",
+        "expires",
+        "retry-after",
+        "allow",
+        "location",
+        "x-aws-ec2-metadata-token-ttl-seconds",
+    }
+)
+_FROM_AGENT = _FROM_NOVA | {REQUEST_ID.lower()}
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_BAD_TARGET = re.compile(r"[\x00-\x20\x7f\\]")
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_DIGITS = re.compile(r"[0-9]{1,18}")
+_PATH_SAFE = "/!$&'()*+,;=:@-._~"
+_NEVER_RELAYED = frozenset({"CONNECT", "TRACE"})
+_RELAYED = ("GET", "HEAD", "POST", "PUT", "DELETE")
+
+
+# --- the request of a guest -------------------------------------------------------------
+
+
+def check_request(environ: Environ, max_target: int, max_headers: int) -> None:
+    """Refuse what no hop may carry: spec 1.4, W-6, W-7, W-9, W-10.
+
+    `max_target` and `max_headers` are bytes. Servers differ in what they let
+    through, so everything is looked at again here.
+    """
+    method = environ.get("REQUEST_METHOD") or ""
+    if not _TOKEN.fullmatch(method):
+        raise BadRequest("the request method is not a token")
+    if method in _NEVER_RELAYED:
+        raise MethodNotAllowed(f"{method} is never relayed", _RELAYED)
+    target = request_target(environ)
+    if len(target) > max_target:
+        raise TargetTooLong(f"the request target has {len(target)} bytes, {max_target} are allowed")
+    size = 0
+    for key, value in environ.items():
+        if key.startswith("HTTP_"):
+            size += len(key) + len(value)
+            if _CONTROL.search(value) and _CONTROL.search(value.replace("\t", " ")):
+                raise BadRequest(f"control character in header {key}")
+    if size > max_headers:
+        raise HeadersTooLarge(f"the headers have {size} bytes, {max_headers} are allowed")
+    length = environ.get("CONTENT_LENGTH")
+    if length:
+        if not _DIGITS.fullmatch(length):
+            raise BadRequest(f"Content-Length {length[:40]!r} is not a number")
+        if environ.get("HTTP_TRANSFER_ENCODING"):
+            raise BadRequest("both Content-Length and Transfer-Encoding")
+
+
+def request_target(environ: Environ) -> str:
+    """The request target in origin form, byte for byte as the guest wrote it (W-7).
+
+    Latin-1 text, so that one character is one byte. A server that offers neither
+    REQUEST_URI nor RAW_URI has decoded the path; it is then quoted again, which
+    cannot tell `%2F` from `/`.
+    """
+    raw = environ.get("REQUEST_URI") or environ.get("RAW_URI")
+    if raw is None:
+        path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+        query = environ.get("QUERY_STRING")
+        raw = quote(path, _PATH_SAFE, encoding="latin-1") + (f"?{query}" if query else "")
+    target: str = raw
+    if not target.startswith("/"):
+        absolute = _ABSOLUTE.match(target)
+        if not absolute:
+            raise BadRequest("the request target is neither in origin nor in absolute form")
+        target = target[absolute.end() :]
+        if not target.startswith("/"):
+            target = "/" + target
+    if _BAD_TARGET.search(target):
+        raise BadRequest("control character, space or backslash in the request target")
+    return target
+
+
+def strip(environ: Environ) -> None:
+    """Delete every header by which a guest could claim an identity, and hop-by-hop ones (W-1, W-2).
+
+    Names listed in `Connection` go too, but never a name that carries the
+    request itself, so that listing `Host` or a length changes nothing.
+    """
+    listed = environ.get("HTTP_CONNECTION")
+    if listed:
+        for name in listed.split(","):
+            key = environ_key(name.strip())
+            if key not in ("HTTP_HOST", "HTTP_TRANSFER_ENCODING", "HTTP_CONNECTION"):
+                environ.pop(key, None)
+    for key in [k for k in environ if _is_forgeable(k)]:
+        del environ[key]
+
+
+def _is_forgeable(key: str) -> bool:
+    return key.startswith("HTTP_") and (
+        key in _FORGEABLE_KEYS or key in _HOP_BY_HOP_KEYS or key.startswith(_FORGEABLE_PREFIXES)
+    )
+
+
+# --- the hop between proxy and agent ----------------------------------------------------
+
+
+def source_headers(source: Source, legacy: bool = False) -> Headers:
+    """The wire form of a source (spec 1.2, column H2); `legacy` adds the Quantum name."""
+    name = NETWORK_ID if source.scope.kind == "network" else ROUTER_ID
+    headers = [(FORWARDED_FOR, source.address), (name, source.scope.id)]
+    if legacy:
+        headers.append((name.replace("Neutron", "Quantum"), source.scope.id))
+    if source.mac:
+        headers.append((CLIENT_MAC, source.mac))
+    return headers
+
+
+def read_source(environ: Environ, strict_ids: bool = True) -> Source:
+    """The source that a trusted hop wrote (spec 1.3, 1.7); raises `BadRequest` for any doubt."""
+    address = _single(environ, FORWARDED_FOR)
+    if not address:
+        raise BadRequest(f"no {FORWARDED_FOR} from the proxy")
+    network = _one_id(environ, (NETWORK_ID, LEGACY_NETWORK_ID, "X-OVN-Network-ID"), strict_ids)
+    router = _one_id(environ, (ROUTER_ID, LEGACY_ROUTER_ID), strict_ids)
+    if network and router:
+        raise BadRequest("both a network id and a router id from the proxy")
+    if network:
+        scope = Scope("network", network)
+    elif router:
+        scope = Scope("router", router)
+    else:
+        raise BadRequest("neither a network id nor a router id from the proxy")
+    mac = _single(environ, CLIENT_MAC)
+    try:
+        return Source(normalise_address(address), scope, normalise_mac(mac) if mac else None)
+    except ValueError as error:
+        raise BadRequest(f"{CLIENT_MAC}: {error}") from None
+
+
+def relay_signature(environ: Environ) -> str | None:
+    """The relay signature of a TCP hop, or None."""
+    return _single(environ, RELAY_SIGNATURE)
+
+
+def relay_message(timestamp: str, method: str, target: str, headers: Iterable[tuple[str, str]]) -> bytes:
+    """What a TCP relay signs: time, method, target and the identity headers, NUL between them."""
+    fields = ["mdmw-relay-1", timestamp, method, target]
+    for name, value in sorted(headers):
+        fields += (name.lower(), value)
+    return "\0".join(fields).encode("latin-1")
+
+
+def _single(environ: Environ, name: str) -> str | None:
+    value = environ.get(_KEY.get(name) or environ_key(name))
+    if value is None:
+        return None
+    if "," in value:
+        raise BadRequest(f"several values of {name} from the proxy")  # W-3
+    stripped: str = value.strip()
+    return stripped
+
+
+def _one_id(environ: Environ, names: tuple[str, ...], strict: bool) -> str | None:
+    values = {value for name in names if (value := _single(environ, name)) is not None}
+    if not values:
+        return None
+    if len(values) > 1:
+        raise BadRequest(f"{' and '.join(names)} differ")
+    value = values.pop()
+    if strict and not is_uuid(value):
+        raise BadRequest(f"{names[0]} is not a UUID")
+    return value
+
+
+# --- the hop to Nova --------------------------------------------------------------------
+
+
+def instance_headers(instance: Instance, signature: str) -> Headers:
+    """The wire form of an instance and its proof (spec 1.2, column H4)."""
+    return [
+        (INSTANCE_ID, instance.id),
+        (INSTANCE_SIGNATURE, signature),
+        (PROJECT_ID, instance.project_id),
+    ]
+
+
+def provider_headers(provider_id: str, signature: str) -> Headers:
+    """The proof of provider mode (spec 3.3)."""
+    return [(PROVIDER_ID, provider_id), (PROVIDER_SIGNATURE, signature)]
+
+
+def read_header(environ: Environ, name: str) -> str | None:
+    """One identity header as received, None if absent; several values are a `BadRequest`."""
+    return _single(environ, name)
+
+
+def to_agent(environ: Environ) -> Headers:
+    """The guest's headers that pass the hop from proxy to agent."""
+    return [(name, environ[key]) for key, name in _TO_AGENT if environ.get(key)]
+
+
+def to_nova(environ: Environ) -> Headers:
+    """The guest's headers that pass the hop from agent to Nova, with the forced encoding (W-14)."""
+    headers = [(name, environ[key]) for key, name in _TO_NOVA if environ.get(key)]
+    headers.append(("Accept-Encoding", "identity"))
+    return headers
+
+
+def from_nova(headers: Iterable[tuple[str, str]]) -> Headers:
+    """The response headers of W-12; Content-Length is not among them, it is made anew."""
+    return [(name, value) for name, value in headers if name.lower() in _FROM_NOVA]
+
+
+def from_agent(headers: Iterable[tuple[str, str]]) -> Headers:
+    """As `from_nova`, and the agent's own request id."""
+    return [(name, value) for name, value in headers if name.lower() in _FROM_AGENT]
