@@ -1,0 +1,340 @@
+"""YAML read strictly: every value is checked, and every complaint says where.
+
+A *check* is a function from a `Node` to a value that raises `ConfigError` with one line:
+file, line, place in the document, what is wrong, what is allowed. Larger checks are made
+from smaller ones (`list_of`, `map_of`, `record`). A key whose value is null counts as absent.
+"""
+
+import base64
+import binascii
+import inspect
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from mdmw.errors import ConfigError
+
+T = TypeVar("T")
+
+_MAX_BYTES = 64 * 1024 * 1024
+_MAX_DEPTH = 50  # libyaml's composer recurses in C without a limit of its own
+_SHOWN = 60
+_TAG = "tag:yaml.org,2002:"
+_KINDS = {
+    "str": "text",
+    "int": "a number",
+    "float": "a number",
+    "bool": "true or false",
+    "null": "null",
+    "timestamp": "a date",
+    "seq": "a list",
+    "map": "a mapping",
+}
+_WORD = re.compile(r"\w+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_CONSTRUCTOR: Any = yaml.constructor.SafeConstructor()
+_NUMBERS = {
+    "int": _CONSTRUCTOR.construct_yaml_int,
+    "float": _CONSTRUCTOR.construct_yaml_float,
+    "bool": _CONSTRUCTOR.construct_yaml_bool,
+}
+
+
+class Node:
+    """One value of the document and where it stands; what to do with it is the check's affair."""
+
+    __slots__ = ("_raw", "file", "where")
+
+    def __init__(self, raw: yaml.Node, file: Path, where: str = "") -> None:
+        self._raw = raw
+        self.where = where
+        self.file = file
+
+    def error(self, problem: str) -> ConfigError:
+        """The error for this value; `problem` says what is wrong and what is allowed."""
+        line = f"{self.file}:{self._raw.start_mark.line + 1}: {self.where or 'the document'}: {problem}"
+        return ConfigError(_one_line(line))
+
+    @property
+    def kind(self) -> str:
+        """`str`, `int`, `float`, `bool`, `null`, `timestamp`, `seq`, `map` or a foreign tag."""
+        return self._raw.tag.removeprefix(_TAG)
+
+    def wanted(self, what: str) -> ConfigError:
+        """The error for a value of the wrong kind."""
+        found = _KINDS.get(self.kind, self.kind)
+        hint = "; put it in quotes" if what == "text" and isinstance(self._raw, yaml.ScalarNode) else ""
+        return self.error(f"{found} is not allowed here, {what} is{hint}")
+
+    def scalar(self, what: str) -> str:
+        """The characters of a scalar as they stand in the file, whatever YAML takes them for."""
+        if not isinstance(self._raw, yaml.ScalarNode) or self.kind == "null" or self.kind not in _KINDS:
+            raise self.wanted(what)
+        text: str = self._raw.value
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise self.error("half a surrogate pair is not allowed in text") from None
+        return text
+
+    def number(self) -> Any:
+        """An int, float or bool as YAML means it."""
+        try:
+            return _NUMBERS[self.kind](self._raw)
+        except (
+            ValueError,
+            ArithmeticError,
+            LookupError,
+            yaml.YAMLError,
+        ):  # for example !!int in front of text
+            raise self.error("not a usable number") from None
+
+    def items(self) -> "list[Node]":
+        """The elements of a list."""
+        if not isinstance(self._raw, yaml.SequenceNode) or self.kind != "seq":
+            raise self.wanted("a list")
+        return [Node(raw, self.file, f"{self.where}[{i}]") for i, raw in enumerate(self._raw.value)]
+
+    def fields(self) -> "dict[str, Node]":
+        """The values of a mapping by key; a key that is no text, or given twice, is refused."""
+        if not isinstance(self._raw, yaml.MappingNode) or self.kind != "map":
+            raise self.wanted("a mapping")
+        found: dict[str, Node] = {}
+        for raw_key, raw in self._raw.value:
+            key = Node(raw_key, self.file, f"a key of {self.where or 'the document'}")
+            if key.kind != "str":
+                raise key.wanted("text")
+            name = key.scalar("text")
+            step = name if _WORD.fullmatch(name) else shown(name)
+            where = f"{self.where}.{step}" if self.where else step
+            if name in found:
+                raise Node(raw_key, self.file, where).error("the key is there twice; once is allowed")
+            found[name] = Node(raw, self.file, where)
+        return found
+
+    def at(self, *steps: str | int) -> "Node":
+        """The value that one gets to by these keys and indices; the deepest one that exists."""
+        node = self
+        for step in steps:
+            node = node.items()[step] if isinstance(step, int) else node.fields().get(step, node)
+        return node
+
+
+Check = Callable[[Node], T]
+
+
+def read(path: Path, check: Callable[[Node], T]) -> T:
+    """The checked content of a file."""
+    text = _read_bytes(path, lambda problem: ConfigError(_one_line(f"{path}: {problem}")))
+    try:
+        _refuse_hostile(text, path)
+        root = yaml.compose(text, Loader=_LOADER)
+    except yaml.YAMLError as error:
+        raise _syntax_error(path, error) from None
+    if root is None:
+        raise ConfigError(f"{path}:1: the document is empty; a mapping is allowed")
+    return check(Node(root, path))
+
+
+def _refuse_hostile(text: bytes, path: Path) -> None:
+    """Nothing that grows beyond its own size, or is nested deeper than a stack is high."""
+    depth = 0
+    event: Any
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        place = f"{path}:{event.start_mark.line + 1}"
+        if isinstance(event, yaml.AliasEvent):
+            raise ConfigError(f"{place}: aliases (*name) are not allowed; write the value out")
+        if depth > _MAX_DEPTH:
+            raise ConfigError(f"{place}: nested too deep; {_MAX_DEPTH} levels are allowed")
+
+
+def _syntax_error(path: Path, error: yaml.YAMLError) -> ConfigError:
+    mark: Any = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not readable"
+    return ConfigError(_one_line(f"{path}:{mark.line + 1 if mark else 1}: not YAML: {problem}"))
+
+
+# --- checks -----------------------------------------------------------------------------
+
+
+def text(node: Node) -> str:
+    """Any text."""
+    if node.kind != "str":
+        raise node.wanted("text")
+    return node.scalar("text")
+
+
+def line(node: Node) -> str:
+    """Text of one line, not empty."""
+    value = text(node)
+    if not value or _CONTROL.search(value):
+        raise node.error(f"{shown(value)}: one line of text is allowed, not empty")
+    return value
+
+
+def utf8(node: Node) -> bytes:
+    """Any text, as bytes."""
+    return text(node).encode()
+
+
+def boolean(node: Node) -> bool:
+    """true or false."""
+    if node.kind != "bool":
+        raise node.wanted("true or false")
+    return bool(node.number())
+
+
+def integer(minimum: int, maximum: int) -> Check[int]:
+    """A whole number within bounds, both included."""
+
+    def check(node: Node) -> int:
+        if node.kind != "int":
+            raise node.wanted("a whole number")
+        value: int = node.number()
+        if not minimum <= value <= maximum:
+            raise node.error(f"{shown(value)}: {minimum} to {maximum} is allowed")
+        return value
+
+    return check
+
+
+def one_of(*choices: str) -> Check[str]:
+    """One of these words."""
+
+    def check(node: Node) -> str:
+        value = node.scalar(" or ".join(choices))
+        if value not in choices:
+            raise node.error(f"{shown(value)}: {', '.join(choices)} are allowed")
+        return value
+
+    return check
+
+
+def matching(what: str, normalise: Callable[[str], T]) -> Check[T]:
+    """What `normalise` makes of the characters; its ValueError means that it is not `what`."""
+
+    def check(node: Node) -> T:
+        value = node.scalar(what)
+        try:
+            return normalise(value)
+        except ValueError:
+            raise node.error(f"{shown(value)}: {what} is allowed") from None
+
+    return check
+
+
+def base64_bytes(node: Node) -> bytes:
+    """The bytes behind base64 text; white space does not count."""
+    encoded = "".join(text(node).split())
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        raise node.error("not base64; letters, digits, '+', '/' and the right padding are allowed") from None
+
+
+def file_bytes(node: Node) -> bytes:
+    """The content of the named file; a relative name starts at the folder of the document."""
+    name = line(node)
+    return _read_bytes(node.file.parent / name, lambda problem: node.error(f"{shown(name)}: {problem}"))
+
+
+def json_value(node: Node) -> Any:
+    """Whatever JSON can say."""
+    kind = node.kind
+    if kind == "map":
+        return json_object(node)
+    if kind == "seq":
+        return [json_value(item) for item in node.items()]
+    if kind == "null":
+        return None
+    if kind == "str":
+        return text(node)
+    if kind not in ("int", "float", "bool"):
+        raise node.wanted("text")
+    value = node.number()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise node.error("JSON has no such number")
+    return value
+
+
+def json_object(node: Node) -> dict[str, Any]:
+    """A mapping whose values are whatever JSON can say."""
+    return {key: json_value(value) for key, value in node.fields().items()}
+
+
+def list_of(check: Check[T]) -> Check[tuple[T, ...]]:
+    """A list of such values."""
+    return lambda node: tuple(check(item) for item in node.items())
+
+
+def map_of(check: Check[T]) -> Check[dict[str, T]]:
+    """A mapping from text to such values."""
+    return lambda node: {key: check(value) for key, value in node.fields().items()}
+
+
+def record(
+    make: Callable[..., T], checks: Mapping[str, Check[Any]], into: Mapping[str, str] | None = None
+) -> Check[T]:
+    """A mapping with these keys, handed to `make` as keyword arguments.
+
+    `into` names the argument where it differs from the key; keys of one argument
+    exclude each other. An argument without a default must be given.
+    """
+    targets = {key: (into or {}).get(key, key) for key in checks}
+    required = [
+        name
+        for name, parameter in inspect.signature(make).parameters.items()
+        if parameter.default is inspect.Parameter.empty
+    ]
+
+    def keys_of(name: str) -> list[str]:
+        return [key for key, target in targets.items() if target == name]
+
+    def check(node: Node) -> T:
+        arguments: dict[str, Any] = {}
+        for key, value in node.fields().items():
+            if key not in checks:
+                raise value.error(f"unknown key; known are: {', '.join(checks)}")
+            if value.kind == "null":
+                continue
+            if targets[key] in arguments:
+                raise value.error(f"only one is allowed of: {', '.join(keys_of(targets[key]))}")
+            arguments[targets[key]] = checks[key](value)
+        for name in required:
+            if name not in arguments:
+                raise node.error(f"a key is missing: {' or '.join(keys_of(name))}")
+        return make(**arguments)
+
+    return check
+
+
+def shown(value: object) -> str:
+    """A value from the file, fit for a message."""
+    quoted = repr(value)
+    return quoted if len(quoted) <= _SHOWN else quoted[:_SHOWN] + "..."
+
+
+def _read_bytes(path: Path, error: Callable[[str], ConfigError]) -> bytes:
+    try:
+        if not path.is_file():
+            raise error("there is no such file" if not path.exists() else "is not a file")
+        with path.open("rb") as stream:
+            content = stream.read(_MAX_BYTES + 1)
+    except (OSError, ValueError) as problem:
+        raise error(getattr(problem, "strerror", None) or "is not a usable name") from None
+    if len(content) > _MAX_BYTES:
+        raise error(f"is larger than the {_MAX_BYTES} bytes that are allowed")
+    return content
+
+
+def _one_line(message: str) -> str:
+    return _CONTROL.sub(" ", message)

@@ -1,0 +1,109 @@
+"""The resolver that needs no OpenStack: it knows the instances from an inventory file."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
+
+from oslo_config import cfg
+
+from mdmw.errors import NotIdentified
+from mdmw.inventory import Guest, Inventory
+from mdmw.inventory import Port as InventoryPort
+from mdmw.inventory_file import load
+from mdmw.records import Instance, Scope, Source
+from mdmw.reloading import ReloadingFile
+from mdmw.resolvers.matching import Port, choose, wanted_mac
+
+
+class InventoryResolver:
+    """Looks a source up in tables that are made once for each version of the file."""
+
+    contract_version = 1
+    options: ClassVar[list[cfg.Opt]] = [
+        cfg.StrOpt(
+            "inventory_file",
+            required=True,
+            help="YAML file with networks, routers and instances. Read again when it changes; "
+            "a version with a mistake is logged, and the last good one stays in use.",
+        ),
+    ]
+
+    def __init__(self, settings: SimpleNamespace) -> None:
+        self._tables = ReloadingFile(settings.inventory_file, _read)
+
+    def resolve(self, source: Source, *, fresh: bool = False) -> Instance:  # noqa: ARG002 - nothing is cached
+        """The one instance behind `source` (spec 2.1)."""
+        tables = self._tables.value()
+        mac = wanted_mac(source)
+        reach = tables.reach(source.scope)
+        if mac:
+            keys = [(network, mac) for network in reach.networks]
+            ports = [port for key in keys for port in tables.by_mac.get(key, ())]
+        else:
+            keys = [(network, source.address) for network in reach.networks]
+            ports = [port for key in keys for port in tables.by_address.get(key, ())]
+        return choose(ports, source, reach.subnets)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reach:
+    """Where a scope extends: its networks, and for a router the subnets it is attached to."""
+
+    networks: tuple[str, ...]
+    subnets: frozenset[str] | None = None
+
+
+class _Tables:
+    """The inventory, arranged for look-ups."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        homes = {subnet.id: network.id for network in inventory.networks for subnet in network.subnets}
+        self._reach = {Scope("network", network.id): _Reach((network.id,)) for network in inventory.networks}
+        for router in inventory.routers:
+            subnets = [interface.subnet_id for interface in router.interfaces]
+            networks = tuple(dict.fromkeys(homes[subnet] for subnet in subnets))
+            self._reach[Scope("router", router.id)] = _Reach(networks, frozenset(subnets))
+        self.by_address: dict[tuple[str, str], list[Port]] = {}
+        self.by_mac: dict[tuple[str, str], list[Port]] = {}
+        for port in _ports(inventory):
+            self.by_mac.setdefault((port.network_id, port.mac), []).append(port)
+            for address, _subnet in port.fixed_ips:
+                self.by_address.setdefault((port.network_id, address), []).append(port)
+
+    def reach(self, scope: Scope) -> _Reach:
+        """R-1 and R-2; a router without interfaces reaches nobody."""
+        reach = self._reach.get(scope)
+        if reach is None:
+            raise NotIdentified(f"{scope} is not in the inventory")
+        return reach
+
+
+def _read(path: Path) -> _Tables:
+    return _Tables(load(path))
+
+
+def _ports(inventory: Inventory) -> Iterable[Port]:
+    networks = {network.id: network for network in inventory.networks}
+
+    def fixed_ips(port: InventoryPort) -> Iterable[tuple[str, str]]:
+        for address in port.addresses:
+            if subnet := networks[port.network_id].subnet_of(address):
+                yield address, subnet.id
+
+    for guest in inventory.instances:
+        for port in guest.ports:
+            yield Port(
+                id=port.id,
+                network_id=port.network_id,
+                mac=port.mac,
+                device_id=guest.id,
+                device_owner=_owner(guest),
+                project_id=port.project_id or guest.project_id,
+                fixed_ips=tuple(fixed_ips(port)),
+            )
+
+
+def _owner(guest: Guest) -> str:
+    return f"compute:{guest.availability_zone}"
