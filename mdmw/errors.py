@@ -53,6 +53,22 @@ class NotIdentified(RequestError):
     """No instance, or several, for this source; final (R-6)."""
 
 
+class NotFound(RequestError):
+    """The instance is known, but it has nothing at this path (E-3)."""
+
+
+class Conflict(RequestError):
+    """What can be written once is there already (spec 7.4)."""
+
+
+class Unauthorized(RequestError):
+    """No session token, or not a good one (spec 7.6)."""
+
+
+class Forbidden(RequestError):
+    """The guest may not ask for this, whoever it is (spec 7.6)."""
+
+
 class Refused(RequestError):
     """The peer, or Nova, refused the proof of identity."""
 
