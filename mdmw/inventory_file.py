@@ -48,7 +48,8 @@ from mdmw.records import is_uuid, normalise_address, normalise_mac
 
 T = TypeVar("T")
 
-_MAX_PASSWORD = 1020  # Nova's limit, four chunks of 255 bytes (spec 7.4)
+#: Bytes; four chunks of 255, as in Nova (spec 7.4).
+MAX_PASSWORD = 1020
 
 # Keys of meta_data.json (spec 7.5), which `extra_metadata` may not take.
 _RESERVED_METADATA = frozenset(
@@ -328,8 +329,8 @@ def _router_addresses(inventory: Inventory) -> Iterator[tuple[Hashable, _Steps]]
 
 def _check_guest(node: Node, guest: Guest) -> None:
     _distinct(node, "this name", ((key.name, ("keys", i, "name")) for i, key in enumerate(guest.keys)))
-    if len(guest.password) > _MAX_PASSWORD:
-        raise node.at("password").error(f"at most {_MAX_PASSWORD} bytes are allowed")
+    if len(guest.password) > MAX_PASSWORD:
+        raise node.at("password").error(f"at most {MAX_PASSWORD} bytes are allowed")
     for name in guest.extra_metadata:
         if name in _RESERVED_METADATA or "-" in name:
             raise node.at("extra_metadata", name).error("a new key without '-' is allowed")

@@ -1,0 +1,252 @@
+"""responder: the metadata service itself, for clouds without a Nova to ask (spec 7).
+
+Reads: `mdmw.instance`; `mdmw.source`, else the peer address, as `local-ipv4` of an
+instance without a fixed IPv4; the request target, the body of a POST, IMDSv2 headers.
+Writes: nothing.
+Answers: 200, 400, 401, 403, 404, 405, 409 for guests; 503 when the password store fails.
+Place: the end of a pipeline. "/" is answered to anybody, as Nova does.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from types import SimpleNamespace
+
+from oslo_config import cfg
+
+from mdmw.errors import BadRequest, BodyTooLarge, Conflict, MethodNotAllowed, NotFound, PipelineError
+from mdmw.filters.base import App, Terminal
+from mdmw.filters.body import read_body
+from mdmw.inventory import Guest
+from mdmw.inventory_file import MAX_PASSWORD
+from mdmw.inventory_file import load as load_inventory
+from mdmw.options import load, refuse
+from mdmw.records import INSTANCE, SOURCE, Environ, Instance, Source
+from mdmw.reloading import ReloadingFile
+from mdmw.responder import ec2_tree, openstack_tree, paths
+from mdmw.responder.library import Library
+from mdmw.responder.pages import JSON, TEXT, Page, lines
+from mdmw.responder.passwords import IN_MEMORY, PasswordStore
+from mdmw.responder.paths import Place
+from mdmw.responder.tokens import Tokens
+from mdmw.signing import Signer, read_secrets, secret_options
+from mdmw.wire import request_target
+
+LOG = logging.getLogger(__name__)
+
+IMDSV2_SECRET = "imdsv2_secret"  # noqa: S105 - the name of an option
+
+OPTIONS = [
+    cfg.StrOpt(
+        "inventory_file",
+        required=True,
+        help="YAML file with networks, routers and instances. Read again when it changes; "
+        "a version with a mistake is logged, and the last good one stays in use.",
+    ),
+    cfg.StrOpt(
+        "password_db",
+        help="SQLite file for the passwords that guests set. Made when first used, with its folder; several "
+        "worker processes share it. Without it passwords are in memory, of each process for itself.",
+    ),
+    cfg.StrOpt(
+        "dhcp_domain",
+        default="novalocal",
+        help="Domain that is appended to host names; empty for none.",
+    ),
+    cfg.StrOpt(
+        "network_data_type",
+        default=JSON,
+        choices=[(JSON, "what it is"), ("text/plain", "what Nova says")],
+        help="Content type of network_data.json.",
+    ),
+    cfg.StrOpt(
+        "imdsv2",
+        default="off",
+        choices=[
+            ("off", "no session tokens, as in Nova"),
+            ("optional", "a token that is sent must be good"),
+            ("required", "nothing without a token"),
+        ],
+        help="Session tokens as in Amazon's IMDSv2.",
+    ),
+    *secret_options(IMDSV2_SECRET, "imdsv2 optional or required: the key that tokens are signed with."),
+]
+
+_READ = ("GET", "HEAD")
+_EC2_VERSIONS = lines(ec2_tree.VERSIONS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What a page is made from."""
+
+    environ: Environ
+    place: Place
+    library: Library
+    guest: Guest
+
+
+class Responder(Terminal):
+    """Answers from the inventory and the password store."""
+
+    requires = frozenset({INSTANCE})
+
+    def __init__(
+        self,
+        library: ReloadingFile[Library],
+        passwords: PasswordStore,
+        tokens: Tokens | None = None,
+        today: Callable[[], date] = lambda: datetime.now(UTC).date(),
+    ) -> None:
+        self._library = library
+        self._passwords = passwords
+        self._tokens = tokens
+        self._today = today
+        self._pages: dict[str, Callable[[_Request], Page | None]] = {
+            paths.EC2_VERSIONS: lambda _: _EC2_VERSIONS,
+            paths.EC2: self._ec2,
+            paths.OPENSTACK_VERSIONS: lambda _: lines((*self._listed(), openstack_tree.LATEST)),
+            paths.OPENSTACK: self._openstack,
+            paths.CONTENT: self._content,
+            paths.PASSWORD: self._password,
+            paths.TOKEN: self._token,
+        }
+
+    def respond(self, environ: Environ) -> App:
+        """The page at the request target."""
+        path = paths.normalise(request_target(environ))
+        place = paths.find(path)
+        _check_method(environ["REQUEST_METHOD"], place)
+        if path == "/":
+            return _EC2_VERSIONS
+        library = self._library.value()
+        guest = _guest(environ, library, place)
+        if self._tokens and not (place and place.resource == paths.TOKEN):
+            self._tokens.check(environ, guest.id)
+        page = place and self._pages[place.resource](_Request(environ, place, library, guest))
+        if not page:
+            raise NotFound(f"instance {guest.id} has nothing at {path!r}")
+        return page
+
+    def _ec2(self, request: _Request) -> Page | None:
+        pages = request.library.ec2(request.guest, request.place.version, _peer_address(request.environ))
+        return pages.get(request.place.name)
+
+    def _openstack(self, request: _Request) -> Page | None:
+        pages = request.library.openstack(request.guest, self._version(request))
+        return pages.get(request.place.name)
+
+    def _content(self, request: _Request) -> Page | None:
+        return openstack_tree.contents(request.guest).get(request.place.name)
+
+    def _password(self, request: _Request) -> Page | None:
+        if not openstack_tree.has_password(self._version(request)):
+            return None
+        guest = request.guest
+        if request.environ["REQUEST_METHOD"] == "POST":
+            self._set_password(request.environ, guest)
+            return Page(b"")
+        return Page(guest.password or self._passwords.get(guest.id))
+
+    def _set_password(self, environ: Environ, guest: Guest) -> None:
+        try:
+            password = read_body(environ, MAX_PASSWORD)
+        except BodyTooLarge as error:
+            raise BadRequest(f"a password for instance {guest.id}: {error}") from None
+        if guest.password or self._passwords.get(guest.id):
+            raise Conflict(f"instance {guest.id} has a password")
+        # Nova takes an empty one and still counts the password as not set.
+        if password and not self._passwords.put(guest.id, password):
+            raise Conflict(f"instance {guest.id} has a password")
+
+    def _token(self, request: _Request) -> Page | None:
+        if self._tokens is None or request.environ["REQUEST_METHOD"] != "PUT":
+            return None
+        return self._tokens.issue(request.environ, request.guest.id)
+
+    def _version(self, request: _Request) -> str:
+        version = request.place.version
+        return self._listed()[-1] if version == openstack_tree.LATEST else version
+
+    def _listed(self) -> tuple[str, ...]:
+        return openstack_tree.listed(self._today())
+
+
+def _check_method(method: str, place: Place | None) -> None:
+    """E-4."""
+    allowed: tuple[str, ...] = _READ
+    if place and place.resource == paths.PASSWORD:
+        allowed = (*_READ, "POST")
+    elif place and place.resource == paths.TOKEN:
+        allowed = (*_READ, "PUT")
+    if method not in allowed:
+        raise MethodNotAllowed(f"{method} is not for this path", allowed)
+
+
+def _guest(environ: Environ, library: Library, place: Place | None) -> Guest:
+    """The guest that was identified, if the inventory agrees about its project (spec 3.2)."""
+    instance: Instance | None = environ.get(INSTANCE)
+    if instance is None:
+        raise PipelineError("responder needs instance-resolve or hmac-verify before it")
+    guest = library.guest(instance.id)
+    if guest is None:
+        problem = f"instance {instance.id} is not in the inventory"
+        if place and place.resource == paths.PASSWORD and environ["REQUEST_METHOD"] == "POST":
+            raise BadRequest(problem)  # spec 7.4
+        raise NotFound(problem)
+    if guest.project_id != instance.project_id:
+        raise NotFound(
+            f"instance {guest.id} is of project {guest.project_id}, its port of {instance.project_id}"
+        )
+    return guest
+
+
+def _peer_address(environ: Environ) -> str:
+    source: Source | None = environ.get(SOURCE)
+    address: str = source.address if source else environ.get("REMOTE_ADDR", "")
+    return address
+
+
+# --- strings to settings ----------------------------------------------------------------
+
+
+def app_factory(global_conf: Mapping[str, str], **local_conf: str) -> Responder:
+    """Paste entry point; raises `ConfigError`."""
+    settings = load("responder", OPTIONS, global_conf, local_conf)
+
+    def read(path: Path) -> Library:
+        return Library(load_inventory(path), settings.dhcp_domain.strip("."), _content_type(settings))
+
+    return Responder(
+        ReloadingFile(settings.inventory_file, read),
+        PasswordStore(_password_db(settings)),
+        _tokens(settings),
+    )
+
+
+app_factory.requires = Responder.requires  # type: ignore[attr-defined]
+
+
+def _content_type(settings: SimpleNamespace) -> str:
+    return JSON if settings.network_data_type == JSON else TEXT
+
+
+def _password_db(settings: SimpleNamespace) -> str:
+    if not settings.password_db:
+        LOG.warning("%s: no password_db: passwords that guests set are lost at the end", settings.place)
+        return IN_MEMORY
+    if Path(settings.password_db).is_dir():
+        raise refuse(settings, "password_db", f"{settings.password_db} is a folder; a file is allowed")
+    path: str = settings.password_db
+    return path
+
+
+def _tokens(settings: SimpleNamespace) -> Tokens | None:
+    secrets = read_secrets(settings, IMDSV2_SECRET)
+    if settings.imdsv2 == "off":
+        return None
+    if not secrets or not all(secrets):
+        raise refuse(settings, "imdsv2", f"{settings.imdsv2} needs {IMDSV2_SECRET}_file")
+    return Tokens(Signer(secrets), required=settings.imdsv2 == "required")

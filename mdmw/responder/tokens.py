@@ -1,0 +1,53 @@
+"""Session tokens as in IMDSv2 (spec 7.6): made here, checked here, kept nowhere."""
+
+import time
+from collections.abc import Callable
+
+from mdmw.errors import BadRequest, Forbidden, Unauthorized
+from mdmw.records import Environ
+from mdmw.responder.pages import Page
+from mdmw.signing import Signer
+
+_TOKEN = "HTTP_X_AWS_EC2_METADATA_TOKEN"  # noqa: S105 - the name of a header
+_TTL = "HTTP_X_AWS_EC2_METADATA_TOKEN_TTL_SECONDS"
+_TTL_HEADER = "X-aws-ec2-metadata-token-ttl-seconds"
+_MAX_TTL = 21600
+
+
+class Tokens:
+    """A token is its expiry and a signature that binds it to one instance."""
+
+    def __init__(self, signer: Signer, required: bool, clock: Callable[[], float] = time.time) -> None:
+        self._signer = signer
+        self._required = required
+        self._clock = clock
+
+    def issue(self, environ: Environ, instance_id: str) -> Page:
+        """A new token, as the answer to the guest's PUT."""
+        if "HTTP_X_FORWARDED_FOR" in environ:
+            raise Forbidden("a token asked for through somebody else's proxy")
+        ttl = environ.get(_TTL, "").strip()
+        if not (
+            ttl.isascii() and ttl.isdigit() and len(ttl) <= len(str(_MAX_TTL)) and 1 <= int(ttl) <= _MAX_TTL
+        ):
+            raise BadRequest(f"{_TTL_HEADER} is missing or not 1 to {_MAX_TTL}")
+        expiry = str(int(self._clock()) + int(ttl))
+        token = f"{expiry}.{self._signer.sign(_message(instance_id, expiry))}"
+        return Page(token.encode(), headers=((_TTL_HEADER, ttl),))
+
+    def check(self, environ: Environ, instance_id: str) -> None:
+        """Raise `Unauthorized` for a token that is not good, or for none when there must be one."""
+        token = environ.get(_TOKEN)
+        if token is None:
+            if self._required:
+                raise Unauthorized("no token, and imdsv2 is required")
+            return
+        expiry, _, signature = token.partition(".")
+        if not self._signer.verifies(_message(instance_id, expiry), signature):
+            raise Unauthorized("not a token of this instance")
+        if int(expiry) < self._clock():
+            raise Unauthorized("the token has expired")
+
+
+def _message(instance_id: str, expiry: str) -> bytes:
+    return "\0".join(("mdmw-imdsv2-1", instance_id, expiry)).encode("latin-1", "replace")
