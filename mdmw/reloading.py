@@ -1,7 +1,6 @@
 """A file that is read again, as one whole, when it changes."""
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -51,13 +50,13 @@ class ReloadingFile(Generic[T]):
         try:
             self._value = self._parse(self._path)
         except ConfigError as error:
-            LOG.error("keeping the last good content: %s", error)
+            LOG.error("keeping the last good content: %s", error)  # noqa: TRY400 - the line says it all
         else:
             LOG.info("%s: read again", self._path)
 
     def _look(self) -> _Stamp | None:
         try:
-            stat = os.stat(self._path)
+            stat = self._path.stat()
         except OSError:
             return None
         return stat.st_mtime_ns, stat.st_size, stat.st_ino

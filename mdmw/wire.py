@@ -150,7 +150,7 @@ def check_request(environ: Environ, max_target: int, max_headers: int) -> None:
         raise TargetTooLong(f"the request target has {len(target)} bytes, {max_target} are allowed")
     size = 0
     for key, value in environ.items():
-        if key.startswith("HTTP_"):
+        if key.startswith("HTTP_") or key == "CONTENT_TYPE":
             size += len(key) + len(value)
             if _CONTROL.search(value) and _CONTROL.search(value.replace("\t", " ")):
                 raise BadRequest(f"control character in header {key}")
@@ -318,9 +318,17 @@ def to_nova(environ: Environ) -> Headers:
 
 def from_nova(headers: Iterable[tuple[str, str]]) -> Headers:
     """The response headers of W-12; Content-Length is not among them, it is made anew."""
-    return [(name, value) for name, value in headers if name.lower() in _FROM_NOVA]
+    return _pass(headers, _FROM_NOVA)
 
 
 def from_agent(headers: Iterable[tuple[str, str]]) -> Headers:
     """As `from_nova`, and the agent's own request id."""
-    return [(name, value) for name, value in headers if name.lower() in _FROM_AGENT]
+    return _pass(headers, _FROM_AGENT)
+
+
+def _pass(headers: Iterable[tuple[str, str]], names: frozenset[str]) -> Headers:
+    return [(name, _one_line(value)) for name, value in headers if name.lower() in names]
+
+
+def _one_line(value: str) -> str:
+    return " ".join(value.split()) if _CONTROL.search(value) else value

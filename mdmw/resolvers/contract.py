@@ -7,7 +7,7 @@ point group `mdmw.resolvers` and used by `resolver = NAME` of instance-resolve.
 
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from oslo_config import cfg
 from stevedore.driver import DriverManager
@@ -49,7 +49,7 @@ class Resolver(Protocol):
 def find(name: str) -> type[Resolver]:
     """The resolver class called `name`; `ConfigError` says what there is instead."""
     try:
-        plugin = DriverManager(NAMESPACE, name).driver
+        plugin: Any = DriverManager(NAMESPACE, name).driver
     except NoMatches as error:
         raise ConfigError(f"no resolver {name!r} in entry points {NAMESPACE!r}: {error}") from None
     version = getattr(plugin, "contract_version", None)

@@ -1,0 +1,116 @@
+"""Domain errors to what a guest reads: status, body, headers (W-18).
+
+Nothing in a body tells about networks, routers, ports, other instances or hosts;
+the request id joins it to the log line that does.
+"""
+
+import json
+import logging
+import uuid
+from http import HTTPStatus
+
+from webob import Request, Response
+
+from mdmw import errors, wire
+from mdmw.records import SOURCE, Environ
+
+LOG = logging.getLogger(__name__)
+
+_BAD = "The request is malformed or not allowed."
+_SENTENCES: tuple[tuple[type[Exception], int, str], ...] = (
+    # The first class that fits decides, so the special ones come first.
+    (errors.TargetTooLong, 414, "The request target is too long."),
+    (errors.HeadersTooLarge, 431, "The request headers are too large."),
+    (errors.BodyTooLarge, 413, "The request body is too large."),
+    (errors.LengthRequired, 411, "The request body needs a Content-Length."),
+    (errors.RequestTimeout, 408, "The request was not complete in time."),
+    (errors.MethodNotAllowed, 405, "The method is not allowed here."),
+    (errors.BadRequest, 400, _BAD),
+    (errors.NotIdentified, 404, "No instance was identified for this address."),
+    (errors.Refused, 403, "The metadata service refused this request."),
+    (errors.BackendSlow, 504, "The metadata service did not answer in time."),
+    (errors.BackendLost, 502, "The metadata service went away during the request."),
+    (errors.BackendError, 502, "The metadata service gave no usable answer."),
+    (errors.Overloaded, 503, "Too many requests are waiting; please try again."),
+    (errors.Unavailable, 503, "The metadata service is not available; please try again."),
+)
+_UNEXPECTED = "The request could not be processed."
+_OF_STATUS = {
+    500: "The metadata service failed.",
+    502: "The metadata service gave no usable answer.",
+    503: "The metadata service is not available; please try again.",
+    504: "The metadata service did not answer in time.",
+}
+
+
+def answer(error: Exception, environ: Environ) -> Response:
+    """The answer to an error, after logging it with its request id.
+
+    What the guest did wrong is logged at INFO, a fault of the service at WARNING,
+    a refused proof at ERROR; an exception nobody meant to raise becomes a 500.
+    """
+    request_id = _new_request_id()
+    known = next((row for row in _SENTENCES if isinstance(error, row[0])), None)
+    if known is None:
+        LOG.error("%s %s: unexpected", request_id, _describe(environ), exc_info=error)
+        return _page(environ, 500, _UNEXPECTED, request_id)
+    _, status, sentence = known
+    LOG.log(_level(status), "%s %s: %d: %s", request_id, _describe(environ), status, error)
+    response = _page(environ, status, sentence, request_id)
+    if isinstance(error, errors.Unavailable):
+        response.headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, errors.MethodNotAllowed):
+        response.headers["Allow"] = ", ".join(error.allow)
+    return response
+
+
+def of_status(status: int, retry_after: str | None, log_text: str, environ: Environ) -> Response:
+    """The generic answer that stands for an upstream's own error page; a 503 says when to retry."""
+    request_id = _new_request_id()
+    LOG.warning("%s %s: %d: %s", request_id, _describe(environ), status, log_text)
+    response = _page(environ, status, _OF_STATUS.get(status, _OF_STATUS[500]), request_id)
+    if retry_after or status == 503:
+        response.headers["Retry-After"] = retry_after or "1"
+    return response
+
+
+def _level(status: int) -> int:
+    if status == 403:
+        return logging.ERROR
+    return logging.WARNING if status >= 500 else logging.INFO
+
+
+def _page(environ: Environ, status: int, sentence: str, request_id: str) -> Response:
+    line = f"{status} {_phrase(status)}"
+    if _prefers_json(environ):
+        page = {"status": status, "title": line, "detail": sentence, "request_id": request_id}
+        response = Response(json.dumps(page), content_type="application/json", charset="UTF-8")
+    else:
+        text = f"{line}\n\n{sentence}\n{request_id}\n"
+        response = Response(text, content_type="text/plain", charset="UTF-8")
+    response.status = line
+    response.headers[wire.REQUEST_ID] = request_id
+    return response
+
+
+def _prefers_json(environ: Environ) -> bool:
+    if not environ.get("HTTP_ACCEPT"):
+        return False
+    offers = Request(environ).accept.acceptable_offers(["text/plain", "application/json"])
+    return bool(offers) and offers[0][0] == "application/json"
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Error"
+
+
+def _new_request_id() -> str:
+    return f"req-{uuid.uuid4()}"
+
+
+def _describe(environ: Environ) -> str:
+    source = environ.get(SOURCE) or environ.get("REMOTE_ADDR") or "a local peer"
+    return f"{source}: {environ.get('REQUEST_METHOD', '?')!s:.20}"

@@ -1,0 +1,60 @@
+"""instance-resolve: which instance is that?
+
+Reads: `mdmw.source`.
+Writes: `mdmw.instance`.
+Answers: 404 when there is no instance, or more than one (R-6); 503 when that
+cannot be found out just now.
+Place: after source-identify. The resolver is a plug-in (`mdmw.resolvers`).
+"""
+
+from collections.abc import Callable, Mapping
+
+from oslo_config import cfg
+
+from mdmw.errors import ConfigError, PipelineError
+from mdmw.filters.base import App, Filter
+from mdmw.options import load, refuse
+from mdmw.records import INSTANCE, SOURCE, Environ
+from mdmw.resolvers.contract import Resolver, find
+
+OPTIONS = [
+    cfg.StrOpt(
+        "resolver",
+        default="inventory",
+        help="Entry point of the group mdmw.resolvers; its own options go into this section too.",
+    ),
+]
+
+
+class InstanceResolve(Filter):
+    """Writes `mdmw.instance`, unless an earlier filter (hmac-verify) knew it already."""
+
+    requires = frozenset({SOURCE})
+    provides = frozenset({INSTANCE})
+
+    def __init__(self, app: App, resolver: Resolver) -> None:
+        super().__init__(app)
+        self._resolver = resolver
+
+    def prepare(self, environ: Environ) -> None:
+        if INSTANCE in environ:
+            return
+        if SOURCE not in environ:
+            raise PipelineError("instance-resolve needs source-identify before it")
+        environ[INSTANCE] = self._resolver.resolve(environ[SOURCE])
+
+
+def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callable[[App], InstanceResolve]:
+    """Paste entry point; raises `ConfigError`."""
+    name = local_conf.get("resolver") or global_conf.get("resolver") or OPTIONS[0].default
+    try:
+        kind = find(name)
+    except ConfigError as error:
+        raise refuse(load("instance-resolve", OPTIONS, global_conf, {}), "resolver", str(error)) from None
+    settings = load("instance-resolve", [*OPTIONS, *kind.options], global_conf, local_conf)
+    resolver = kind(settings)
+    return lambda app: InstanceResolve(app, resolver)
+
+
+filter_factory.requires = InstanceResolve.requires  # type: ignore[attr-defined]
+filter_factory.provides = InstanceResolve.provides  # type: ignore[attr-defined]

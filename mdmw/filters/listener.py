@@ -1,0 +1,77 @@
+"""Which listener accepted a connection, as far as the WSGI server lets one ask.
+
+Only what the kernel or the server itself says counts. SERVER_NAME does not: some
+servers copy it from the guest's Host header.
+"""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+from mdmw.records import Environ
+
+LISTENER = "mdmw.listener"
+_SO_NETNS_COOKIE = 71  # Linux 5.14, include/uapi/asm-generic/socket.h
+_COOKIE_BYTES = 8
+
+
+def listener_keys(environ: Environ) -> list[str]:
+    """Names of the listener, the most certain first.
+
+    What the server put into the environ; `netns:COOKIE`, `ADDRESS:PORT` and
+    `port:PORT` of the connection's own end; on servers that hide the connection
+    only `port:PORT`.
+    """
+    keys = []
+    if LISTENER in environ:
+        keys.append(environ[LISTENER])
+    with _connection(environ) as sock:
+        if sock is not None:
+            keys += _of_socket(sock)
+        elif (port := str(environ.get("SERVER_PORT") or "")).isdecimal() and _tells_own_port(environ):
+            keys.append(f"port:{port}")
+    return keys
+
+
+def netns_cookie(sock: socket.socket) -> int | None:
+    """The kernel's name for the network namespace of a socket; None on an older Linux."""
+    try:
+        raw = sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, _COOKIE_BYTES)
+    except OSError:
+        return None
+    return int.from_bytes(raw, "little")
+
+
+def _of_socket(sock: socket.socket) -> Iterator[str]:
+    if sock.family == socket.AF_UNIX:
+        yield f"unix:{sock.getsockname()}"
+        return
+    cookie = netns_cookie(sock)
+    if cookie is not None:
+        yield f"netns:{cookie}"
+    host, port = sock.getsockname()[:2]
+    yield f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    yield f"port:{port}"
+
+
+@contextlib.contextmanager
+def _connection(environ: Environ) -> Iterator[Any]:
+    sock = environ.get("gunicorn.socket")
+    if sock is not None:
+        yield sock
+    elif "waitress.client_disconnected" in environ:
+        yield environ["waitress.client_disconnected"].__self__.socket
+    elif "uwsgi.version" in environ:
+        import uwsgi  # only exists inside a uWSGI worker
+
+        with socket.socket(fileno=os.dup(uwsgi.connection_fd())) as duplicate:
+            yield duplicate
+    else:
+        yield None
+
+
+def _tells_own_port(environ: Environ) -> bool:
+    """Granian fills SERVER_PORT from its own listener; of others nothing is known."""
+    return str(environ.get("SERVER_SOFTWARE", "")).startswith("Granian")

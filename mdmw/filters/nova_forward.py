@@ -1,0 +1,140 @@
+"""nova-forward: carry it to Nova's metadata API, and carry the answer back.
+
+Reads: `mdmw.proofs`, the raw request target, the body.
+Writes: nothing.
+Answers: what Nova says, as spec 1.6 maps it; 503 when Nova is away, 504 when slow.
+Place: last. As a filter it takes proven requests and leaves others to the next app.
+"""
+
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from oslo_config import cfg
+
+from mdmw import wire
+from mdmw.errors import BackendError, PipelineError, Refused
+from mdmw.filters.answers import of_status
+from mdmw.filters.base import App, Either, Terminal
+from mdmw.filters.body import read_body
+from mdmw.filters.relayed import Relayed, admit_encoding
+from mdmw.options import load, refuse
+from mdmw.records import INSTANCE, PROOFS, SOURCE, Environ
+from mdmw.upstream.address import Address, parse_address
+from mdmw.upstream.exchange import Answer, Upstream
+from mdmw.upstream.settings import limit_options, limits_of
+from mdmw.upstream.tls import client_context
+
+OPTIONS = [
+    cfg.ListOpt(
+        "nova_metadata_host",
+        default=["127.0.0.1"],
+        deprecated_name="nova_metadata_ip",
+        help="Nova's metadata API: host, host:port, [ipv6]:port or unix:/path. Of several, the next one "
+        "is tried when one cannot be connected to.",
+    ),
+    cfg.PortOpt("nova_metadata_port", default=8775, help="Port, where the address names none."),
+    cfg.StrOpt("nova_metadata_protocol", default="http", choices=["http", "https"], help="Protocol to Nova."),
+    cfg.BoolOpt("nova_metadata_insecure", default=False, help="Do not verify Nova's certificate."),
+    cfg.StrOpt("auth_ca_cert", help="CA bundle that verifies Nova's certificate."),
+    cfg.StrOpt("nova_client_cert", default="", help="Client certificate; goes with nova_client_priv_key."),
+    cfg.StrOpt("nova_client_priv_key", default="", help="Key of the client certificate."),
+    *limit_options("nova", read_timeout=25.0, total_timeout=28.0),
+    cfg.IntOpt("max_body", default=65536, min=0, help="Longest request body, in bytes."),
+]
+_ERROR_TEXT = 500
+
+
+class NovaForward(Terminal):
+    """Sends the request with the first proof, and on a 403 once with each further one (S-3)."""
+
+    requires = frozenset({PROOFS})
+
+    def __init__(self, upstream: Upstream, max_body: int) -> None:
+        self._upstream = upstream
+        self._max_body = max_body
+
+    def respond(self, environ: Environ) -> App:
+        if PROOFS not in environ:
+            raise PipelineError("nova-forward needs hmac-sign before it")
+        answer = self._ask(environ)
+        if answer.status == 403:
+            answer.close()
+            raise Refused(f"Nova refused the signature of {_who(environ)}; compare the shared secrets")
+        if 300 <= answer.status < 400 and answer.status != 304:
+            answer.close()
+            raise BackendError(f"Nova answered with a redirect ({answer.status}), which is never followed")
+        if answer.status >= 500:
+            return _generic(answer, environ)
+        headers = admit_encoding(answer, wire.from_nova(answer.headers), environ)
+        return Relayed(answer, headers)
+
+    def _ask(self, environ: Environ) -> Answer:
+        method = environ["REQUEST_METHOD"]
+        target = wire.request_target(environ)
+        body = read_body(environ, self._max_body)
+        headers = wire.to_nova(environ)
+        first, *others = environ[PROOFS]
+        answer = self._upstream.exchange(method, target, [*headers, *first], body)
+        for proof in others:
+            if answer.status != 403:
+                break
+            answer.close()
+            answer = self._upstream.exchange(method, target, [*headers, *proof], body)
+        return answer
+
+
+def _generic(answer: Answer, environ: Environ) -> App:
+    text = answer.read(_ERROR_TEXT).decode("utf-8", "backslashreplace")
+    retry_after = next((value for name, value in answer.headers if name.lower() == "retry-after"), None)
+    return of_status(answer.status, retry_after, f"Nova said {text!r} for {_who(environ)}", environ)
+
+
+def _who(environ: Environ) -> str:
+    return f"instance {environ[INSTANCE].id}" if INSTANCE in environ else str(environ.get(SOURCE))
+
+
+# --- strings to settings ----------------------------------------------------------------
+
+
+def app_factory(global_conf: Mapping[str, str], **local_conf: str) -> NovaForward:
+    """Paste entry point of the terminal form; raises `ConfigError`."""
+    settings = load("nova-forward", OPTIONS, global_conf, local_conf)
+    upstream = Upstream(_addresses(settings), limits_of(settings, "nova"), _tls(settings))
+    return NovaForward(upstream, settings.max_body)
+
+
+def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callable[[App], Either]:
+    """Paste entry point of the filter form; raises `ConfigError`."""
+    forward = app_factory(global_conf, **local_conf)
+    return lambda app: Either(PROOFS, forward, app)
+
+
+app_factory.requires = NovaForward.requires  # type: ignore[attr-defined]
+
+
+def _addresses(settings: SimpleNamespace) -> list[Address]:
+    try:
+        addresses = [
+            parse_address(text, settings.nova_metadata_protocol, settings.nova_metadata_port)
+            for text in settings.nova_metadata_host
+        ]
+    except ValueError as error:
+        raise refuse(settings, "nova_metadata_host", str(error)) from None
+    if not addresses:
+        raise refuse(settings, "nova_metadata_host", "at least one address is needed")
+    return addresses
+
+
+def _tls(settings: SimpleNamespace) -> Any:
+    cert, key = settings.nova_client_cert, settings.nova_client_priv_key
+    if bool(cert) != bool(key):
+        missing = "nova_client_priv_key" if cert else "nova_client_cert"
+        raise refuse(settings, missing, "nova_client_cert and nova_client_priv_key go together")
+    if settings.nova_metadata_protocol != "https":
+        return None
+    try:
+        return client_context(settings.auth_ca_cert, settings.nova_metadata_insecure, cert, key)
+    except OSError as error:  # ssl.SSLError is one
+        option = "nova_client_cert" if cert else "auth_ca_cert"
+        raise refuse(settings, option, f"cannot be used: {error}") from None

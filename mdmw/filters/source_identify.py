@@ -1,0 +1,250 @@
+"""source-identify: who asks? The one trust boundary.
+
+Reads: the TCP peer, or in `mode = relay` the identity headers of a trusted hop.
+Writes: `mdmw.source`, and removes from the environ every header by which a guest
+could claim an identity (W-1, W-2).
+Answers: 400 for a source that cannot be, and the refusals of W-6, W-7, W-9, W-10.
+Place: first.
+"""
+
+import ipaddress
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+
+from oslo_config import cfg
+
+from mdmw import wire
+from mdmw.errors import BadRequest, ConfigError
+from mdmw.filters.base import App, Filter
+from mdmw.filters.listener import listener_keys
+from mdmw.options import load, refuse
+from mdmw.records import SOURCE, Environ, Scope, Source, is_uuid, normalise_address
+from mdmw.reloading import ReloadingFile
+from mdmw.signing import RELAY_SECRET, Signer, relay_signer, secret_options
+
+LOG = logging.getLogger(__name__)
+
+OPTIONS = [
+    cfg.StrOpt(
+        "mode",
+        required=True,
+        choices=[
+            ("fixed", "every guest is on the network or behind the router named here"),
+            ("listener", "the listener that accepted the connection tells, by listeners_file"),
+            ("relay", "a trusted proxy tells, in headers"),
+        ],
+        help="How the source is known.",
+    ),
+    cfg.StrOpt("network_id", help="mode fixed: UUID of the network that the guests are on."),
+    cfg.StrOpt("router_id", help="mode fixed: UUID of the router that the guests are behind."),
+    cfg.StrOpt(
+        "listeners_file",
+        help='mode listener: JSON object from a listener to {"network": UUID} or {"router": UUID}. '
+        "A listener is 'netns:COOKIE', 'ADDRESS:PORT', 'port:PORT' or what the server puts "
+        "into the environ as mdmw.listener. Read again when it changes.",
+    ),
+    cfg.ListOpt(
+        "relay_peers",
+        default=[],
+        help="mode relay: addresses or networks of the proxies that may connect over TCP; "
+        "they must sign. Peers on a unix socket need no listing: the socket's mode decides.",
+    ),
+    *secret_options(RELAY_SECRET, "mode relay: the key that proxies on TCP sign with."),
+    cfg.FloatOpt(
+        "relay_max_age", default=30.0, min=1.0, help="mode relay: seconds for which a signature is good."
+    ),
+    cfg.BoolOpt("strict_ids", default=True, help="mode relay: refuse ids that are not UUIDs."),
+    cfg.IntOpt("max_target", default=8192, min=256, help="Longest request target, in bytes."),
+    cfg.IntOpt("max_headers", default=32768, min=1024, help="Most header bytes in a request."),
+]
+
+Identify = Callable[[Environ], Source]
+
+
+class SourceIdentify(Filter):
+    """Writes `mdmw.source`; `identify` is one of the three ways of knowing it."""
+
+    provides = frozenset({SOURCE})
+
+    def __init__(self, app: App, identify: Identify, max_target: int, max_headers: int) -> None:
+        super().__init__(app)
+        self._identify = identify
+        self._max_target = max_target
+        self._max_headers = max_headers
+
+    def prepare(self, environ: Environ) -> None:
+        environ.pop(SOURCE, None)
+        try:
+            wire.check_request(environ, self._max_target, self._max_headers)
+            source = self._identify(environ)
+        finally:
+            wire.strip(environ)
+        environ[SOURCE] = source
+
+
+def fixed(scope: Scope) -> Identify:
+    """Every guest is in `scope`; its address is that of the TCP peer."""
+    return lambda environ: Source(_peer_address(environ), scope)
+
+
+def by_listener(table: ReloadingFile[Mapping[str, Scope]]) -> Identify:
+    """The scope is that of the listener that accepted the connection."""
+
+    def identify(environ: Environ) -> Source:
+        scopes = table.value()
+        keys = listener_keys(environ)
+        for key in keys:
+            if key in scopes:
+                return Source(_peer_address(environ), scopes[key])
+        raise BadRequest(f"no scope for listener {' or '.join(keys) or 'unknown'}")
+
+    return identify
+
+
+class Relay:
+    """A trusted hop says who asks; on TCP it must be a listed peer, and sign."""
+
+    def __init__(
+        self,
+        peers: list[ipaddress.IPv4Network | ipaddress.IPv6Network],
+        signer: Signer | None,
+        max_age: float,
+        strict_ids: bool,
+    ) -> None:
+        self._peers = peers
+        self._signer = signer
+        self._max_age = max_age
+        self._strict_ids = strict_ids
+
+    def __call__(self, environ: Environ) -> Source:
+        peer = _tcp_peer(environ)
+        if peer is not None:
+            self._check_peer(peer)
+        source = wire.read_source(environ, self._strict_ids)
+        if peer is not None:
+            self._check_signature(environ, source)
+        return source
+
+    def _check_peer(self, peer: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+        if not any(peer in network for network in self._peers):
+            LOG.warning("%s is not in relay_peers", peer)
+            raise BadRequest(f"{peer} is not a trusted relay")
+
+    def _check_signature(self, environ: Environ, source: Source) -> None:
+        timestamp, _, signature = (wire.relay_signature(environ) or "").partition(":")
+        if not timestamp.isdecimal() or abs(time.time() - int(timestamp)) > self._max_age:
+            raise BadRequest("the relay's signature is missing or too old; look at the clocks")
+        message = wire.relay_message(
+            timestamp, environ["REQUEST_METHOD"], wire.request_target(environ), wire.source_headers(source)
+        )
+        if self._signer is None or not self._signer.verifies(message, signature):
+            LOG.warning("the relay signature of a request for %s does not fit", source)
+            raise BadRequest("the relay's signature does not fit")
+
+
+def _peer_address(environ: Environ) -> str:
+    address = environ.get("REMOTE_ADDR")
+    if not address:
+        raise BadRequest("the server does not say where the connection came from")
+    return normalise_address(address)
+
+
+def _tcp_peer(environ: Environ) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The peer's address, or None on a unix socket, where servers say "", "localhost" or 0.0.0.0."""
+    text = (environ.get("REMOTE_ADDR") or "").partition("%")[0]
+    try:
+        peer = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(peer, ipaddress.IPv6Address) and peer.ipv4_mapped:
+        peer = peer.ipv4_mapped
+    return None if peer.is_unspecified else peer
+
+
+# --- strings to settings ----------------------------------------------------------------
+
+
+def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callable[[App], SourceIdentify]:
+    """Paste entry point; raises `ConfigError`."""
+    settings = load("source-identify", OPTIONS, global_conf, local_conf)
+    identify = _IDENTIFY[settings.mode](settings)
+    return lambda app: SourceIdentify(app, identify, settings.max_target, settings.max_headers)
+
+
+filter_factory.provides = SourceIdentify.provides  # type: ignore[attr-defined]
+
+
+def _fixed(settings: SimpleNamespace) -> Identify:
+    _only(settings, {"network_id", "router_id"})
+    if bool(settings.network_id) == bool(settings.router_id):
+        raise refuse(settings, "network_id", "mode fixed takes exactly one of network_id and router_id")
+    kind, option = ("network", "network_id") if settings.network_id else ("router", "router_id")
+    value = getattr(settings, option)
+    if not is_uuid(value):
+        raise refuse(settings, option, f"value {value!r} is not a UUID")
+    return fixed(Scope(kind, value))  # type: ignore[arg-type]
+
+
+def _listener(settings: SimpleNamespace) -> Identify:
+    _only(settings, {"listeners_file"})
+    if not settings.listeners_file:
+        raise refuse(settings, "listeners_file", "mode listener needs it")
+    return by_listener(ReloadingFile(settings.listeners_file, read_listeners))
+
+
+def _relay(settings: SimpleNamespace) -> Identify:
+    _only(settings, {"relay_peers", RELAY_SECRET, f"{RELAY_SECRET}_file", f"{RELAY_SECRET}_key_file"})
+    try:
+        peers = [ipaddress.ip_network(peer) for peer in settings.relay_peers]
+    except ValueError as error:
+        raise refuse(settings, "relay_peers", f"{error}; addresses or networks are allowed") from None
+    signer = relay_signer(settings)
+    if peers and signer is None:
+        raise refuse(settings, RELAY_SECRET, "a relay over TCP (relay_peers) needs a shared key")
+    return Relay(peers, signer, settings.relay_max_age, settings.strict_ids)
+
+
+_IDENTIFY: dict[str, Callable[[SimpleNamespace], Identify]] = {
+    "fixed": _fixed,
+    "listener": _listener,
+    "relay": _relay,
+}
+_OF_ONE_MODE = (
+    "network_id",
+    "router_id",
+    "listeners_file",
+    "relay_peers",
+    RELAY_SECRET,
+    f"{RELAY_SECRET}_file",
+)
+
+
+def _only(settings: SimpleNamespace, allowed: set[str]) -> None:
+    for option in _OF_ONE_MODE:
+        if getattr(settings, option) and option not in allowed:
+            raise refuse(settings, option, f"does not go with mode = {settings.mode}")
+
+
+def read_listeners(path: Path) -> dict[str, Scope]:
+    """The table of `listeners_file`; raises `ConfigError` naming the entry."""
+    try:
+        table = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: a JSON object from listener to scope is allowed")
+    return {listener: _scope(path, listener, entry) for listener, entry in table.items()}
+
+
+def _scope(path: Path, listener: str, entry: object) -> Scope:
+    if isinstance(entry, dict) and len(entry) == 1:
+        match entry:
+            case {"network": str(value)} if is_uuid(value):
+                return Scope("network", value)
+            case {"router": str(value)} if is_uuid(value):
+                return Scope("router", value)
+    raise ConfigError(f'{path}: listener {listener!r}: {{"network": UUID}} or {{"router": UUID}} is allowed')

@@ -1,0 +1,43 @@
+"""A bounded number of slots with a bounded, fair queue in front of them."""
+
+import threading
+from collections import deque
+
+from mdmw.errors import Overloaded
+
+
+class Slots:
+    """At most `size` holders; at most `max_waiting` wait, first come first served."""
+
+    def __init__(self, size: int, max_waiting: int) -> None:
+        self._free = size
+        self._max_waiting = max_waiting
+        self._waiting: deque[threading.Lock] = deque()
+        self._lock = threading.Lock()
+
+    def acquire(self, timeout: float) -> None:
+        """Take a slot, waiting at most `timeout` seconds; `Overloaded` when there is none."""
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return
+            if len(self._waiting) >= self._max_waiting:
+                raise Overloaded(f"all slots are taken and {self._max_waiting} requests wait already")
+            turn = threading.Lock()
+            turn.acquire()
+            self._waiting.append(turn)
+        if turn.acquire(timeout=timeout):
+            return
+        with self._lock:
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+                raise Overloaded(f"no slot became free in {timeout:g} s")
+        # The slot was handed over in the very moment in which the wait ended: it is ours.
+
+    def release(self) -> None:
+        """Give the slot back, or on to who has waited longest."""
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._free += 1
