@@ -1,0 +1,113 @@
+"""The paths that are compared: which processes stand between a guest and the upstream."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import haproxies, pipelines
+from bench.processes import accepts_tcp, accepts_unix, running
+from bench.servers import SERVERS, Listener
+from bench.topology import METADATA_ADDRESS, Topology, inside, within
+
+#: A process that is started on entering, gives its id, and is ended on leaving.
+Process = contextlib.AbstractContextManager[int]
+
+C_LIMIT = "C limit"
+DIRECT = "direct"
+PROXY_AGENT = "proxy + agent"
+HAPROXY_AGENT = "haproxy + agent"
+COMBINED = "combined"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a path, and the WSGI server under it if it has one."""
+
+    path: str
+    server: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}, {self.server}" if self.server else self.path
+
+    @property
+    def port(self) -> int:
+        """Where guests reach it."""
+        return haproxies.NOVA_PORT if self.path == DIRECT else haproxies.METADATA_PORT
+
+
+ROWS = (
+    Row(DIRECT),
+    Row(C_LIMIT),
+    *(Row(path, server) for path in (PROXY_AGENT, HAPROXY_AGENT, COMBINED) for server in SERVERS),
+)
+
+
+class Node:
+    """The node of one run: starts the processes of a path in its namespace, one path at a time."""
+
+    def __init__(self, namespaces: Topology, directory: Path) -> None:
+        self._namespaces = namespaces
+        self._directory = directory
+        self._socket = directory / "agent.sock"
+        ini = pipelines.write(directory, self._socket, namespaces.guest_addresses)
+        self._env = {"MDMW_PASTE_INI": str(ini)}
+        self._log = directory / "log"
+
+    def upstream(self, body: Path) -> Process:
+        """The stand-in for Nova."""
+        return self._haproxy("nova", haproxies.upstream(body), self._accepts(haproxies.NOVA_PORT))
+
+    @contextlib.contextmanager
+    def path(self, row: Row) -> Iterator[list[int]]:
+        """The processes of `row`, the one nearest to Nova first; yields their process ids."""
+        self._log.write_bytes(b"")
+        with contextlib.ExitStack() as stack:
+            yield [stack.enter_context(process) for process in self._processes(row)]
+
+    def log(self) -> str:
+        """The end of what the processes of the last path wrote."""
+        return self._log.read_text(errors="replace")[-2000:].strip()
+
+    def _processes(self, row: Row) -> list[Process]:
+        if row.path == DIRECT:
+            return []
+        if row.path == COMBINED:
+            return [self._outer("combined", row.server)]
+        if row.path == C_LIMIT:
+            return [self._c_agent(), self._c_proxy()]
+        if row.path == HAPROXY_AGENT:
+            return [self._agent(row.server), self._c_proxy()]
+        return [self._agent(row.server), self._outer("proxy", row.server)]
+
+    def _c_proxy(self) -> Process:
+        text = haproxies.namespace_proxy(self._socket, pipelines.NETWORK_ID)
+        return self._haproxy("proxy", text, self._accepts(haproxies.METADATA_PORT))
+
+    def _c_agent(self) -> Process:
+        return self._haproxy("agent", haproxies.agent(self._socket), lambda: accepts_unix(self._socket))
+
+    def _agent(self, server: str) -> Process:
+        self._socket.unlink(missing_ok=True)  # what a server before left behind
+        return self._server("agent", server, Listener(self._socket), lambda: accepts_unix(self._socket))
+
+    def _outer(self, pipeline: str, server: str) -> Process:
+        listener = Listener(address=METADATA_ADDRESS, port=haproxies.METADATA_PORT)
+        return self._server(pipeline, server, listener, self._accepts(listener.port))
+
+    def _server(self, pipeline: str, server: str, listener: Listener, accepts: Callable[[], bool]) -> Process:
+        command = SERVERS[server](f"mdmw.wsgi.{pipeline}:application", listener)
+        return running(within(self._namespaces.node, command), accepts, self._log, self._env)
+
+    def _haproxy(self, name: str, text: str, accepts: Callable[[], bool]) -> Process:
+        config = self._directory / f"{name}.cfg"
+        config.write_text(text)
+        command = within(self._namespaces.node, ["haproxy", "-db", "-f", str(config)])
+        return running(command, accepts, self._log)
+
+    def _accepts(self, port: int) -> Callable[[], bool]:
+        def connects() -> bool:
+            with inside(self._namespaces.node):
+                return accepts_tcp(METADATA_ADDRESS, port)
+
+        return connects

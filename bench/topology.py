@@ -1,0 +1,88 @@
+"""Two throw-away network namespaces: the guests' one, and the node's, which has 169.254.169.254."""
+
+import contextlib
+import ctypes
+import ipaddress
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+METADATA_ADDRESS = "169.254.169.254"
+#: Where the guests are.
+SUBNET = ipaddress.ip_network("10.77.0.0/16")
+_NODE_ADDRESS = SUBNET[-2]
+_CLONE_NEWNET = 0x40000000
+_SYSCTLS = {
+    "net.core.somaxconn": "8192",
+    "net.ipv4.tcp_max_syn_backlog": "8192",
+    # A connection per request: without these, the figure would be of TIME_WAIT.
+    "net.ipv4.ip_local_port_range": "2048 65535",
+    "net.ipv4.tcp_max_tw_buckets": "1024",
+    "net.ipv4.tcp_tw_reuse": "1",
+}
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The names of both namespaces, and the addresses of the guests."""
+
+    guest: str
+    node: str
+    guest_addresses: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def topology(guests: int) -> Iterator[Topology]:
+    """Both namespaces, linked, with `guests` addresses on the guests' end; removed on leaving."""
+    addresses = tuple(str(SUBNET[256 + number]) for number in range(guests))
+    made = Topology(f"mdmw-bench-guest-{os.getpid()}", f"mdmw-bench-node-{os.getpid()}", addresses)
+    try:
+        _build(made)
+        yield made
+    finally:
+        for name in (made.guest, made.node):
+            subprocess.run(["ip", "netns", "delete", name], check=False, stderr=subprocess.DEVNULL)
+
+
+def within(namespace: str, command: Sequence[str]) -> list[str]:
+    """`command` so that it runs in `namespace`; `ip` becomes the command, so the process id stays."""
+    return ["ip", "netns", "exec", namespace, *command]
+
+
+@contextlib.contextmanager
+def inside(namespace: str) -> Iterator[None]:
+    """This thread is in `namespace`; a socket stays in the one in which it was made."""
+    with open("/proc/thread-self/ns/net", "rb") as outside, open(f"/run/netns/{namespace}", "rb") as there:
+        _enter(there.fileno())
+        try:
+            yield
+        finally:
+            _enter(outside.fileno())
+
+
+def _enter(descriptor: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(descriptor, _CLONE_NEWNET):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def _build(made: Topology) -> None:
+    for name in (made.guest, made.node):
+        _run("ip", "netns", "add", name)
+        _run("ip", "-n", name, "link", "set", "lo", "up")
+        for key, value in _SYSCTLS.items():
+            with inside(name), open(f"/proc/sys/{key.replace('.', '/')}", "w", encoding="ascii") as setting:
+                setting.write(value)
+    _run("ip", "-n", made.node, "link", "add", "guests", "type", "veth", "peer", "eth0", "netns", made.guest)
+    _run("ip", "-n", made.node, "address", "add", f"{METADATA_ADDRESS}/32", "dev", "guests")
+    _run("ip", "-n", made.node, "address", "add", f"{_NODE_ADDRESS}/{SUBNET.prefixlen}", "dev", "guests")
+    _run("ip", "-n", made.node, "link", "set", "guests", "up")
+    lines = [f"address add {address}/{SUBNET.prefixlen} dev eth0" for address in made.guest_addresses]
+    lines += ["link set eth0 up", f"route add {METADATA_ADDRESS} dev eth0 src {made.guest_addresses[0]}"]
+    _run("ip", "-n", made.guest, "-batch", "-", text="\n".join(lines))
+
+
+def _run(*command: str, text: str = "") -> None:
+    subprocess.run(command, input=text, text=True, check=True)
