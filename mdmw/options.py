@@ -46,16 +46,19 @@ def load(
             raise ConfigError(f"{place}: unknown option {option!r}; known are: {allowed}")
     given = {o: v for o, v in global_conf.items() if o in known} | dict(local_conf)
     values = {known[o].dest: _parse(place, known[o], o, text) for o, text in given.items()}
+    files = values.pop(CONFIG_FILE.dest, [])
 
     conf = cfg.ConfigOpts()
     conf.register_opts(options)
-    files = values.pop(CONFIG_FILE.dest, [])
+    for option, value in values.items():
+        conf.set_override(option, value)
     try:
         conf(args=[], project="mdmw", default_config_files=files, default_config_dirs=[], use_env=False)
         settings = {opt.dest: conf[opt.dest] for opt in options}
+    except cfg.RequiredOptError as error:
+        raise ConfigError(f"{place}: option {error.opt_name!r} is required") from None
     except (cfg.Error, ValueError, OSError) as error:
         raise ConfigError(f"{place}: {_one_line(error)}") from None
-    settings.update(values)
     return SimpleNamespace(place=place, **settings)
 
 

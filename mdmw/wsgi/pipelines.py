@@ -84,13 +84,18 @@ def load(pipeline: str, path: str | None = None) -> App:
 
 
 def load_or_exit(pipeline: str) -> App:
-    """For a server that imports a module: a bad file ends it with one line and status 2."""
+    """For a server that imports a module: a bad file ends it with one line, and status 2.
+
+    gunicorn's workers end with the status at which its master gives up; after
+    any other it would start them again and again.
+    """
     log_to_stderr()
     try:
         return load(pipeline)
     except ConfigError as error:
         print(f"mdmw: {error}", file=sys.stderr)
-        sys.exit(2)
+        arbiter = sys.modules.get("gunicorn.arbiter")
+        sys.exit(arbiter.Arbiter.WORKER_BOOT_ERROR if arbiter else 2)
 
 
 def _check_order(path: str, pipeline: str, found: list[Stage]) -> None:
