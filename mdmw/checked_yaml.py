@@ -48,17 +48,17 @@ _NUMBERS = {
 class Node:
     """One value of the document and where it stands; what to do with it is the check's affair."""
 
-    __slots__ = ("_raw", "file", "where")
+    __slots__ = ("_line", "_raw", "file", "where")
 
-    def __init__(self, raw: yaml.Node, file: Path, where: str = "") -> None:
+    def __init__(self, raw: yaml.Node, file: Path, where: str = "", key: yaml.Node | None = None) -> None:
         self._raw = raw
+        self._line = (key or raw).start_mark.line + 1
         self.where = where
         self.file = file
 
     def error(self, problem: str) -> ConfigError:
         """The error for this value; `problem` says what is wrong and what is allowed."""
-        line = f"{self.file}:{self._raw.start_mark.line + 1}: {self.where or 'the document'}: {problem}"
-        return ConfigError(_one_line(line))
+        return ConfigError(_one_line(f"{self.file}:{self._line}: {self.where or 'the document'}: {problem}"))
 
     @property
     def kind(self) -> str:
@@ -86,12 +86,8 @@ class Node:
         """An int, float or bool as YAML means it."""
         try:
             return _NUMBERS[self.kind](self._raw)
-        except (
-            ValueError,
-            ArithmeticError,
-            LookupError,
-            yaml.YAMLError,
-        ):  # for example !!int in front of text
+        except (ValueError, ArithmeticError, LookupError, yaml.YAMLError):
+            # For example !!int in front of text.
             raise self.error("not a usable number") from None
 
     def items(self) -> "list[Node]":
@@ -114,7 +110,7 @@ class Node:
             where = f"{self.where}.{step}" if self.where else step
             if name in found:
                 raise Node(raw_key, self.file, where).error("the key is there twice; once is allowed")
-            found[name] = Node(raw, self.file, where)
+            found[name] = Node(raw, self.file, where, raw_key)
         return found
 
     def at(self, *steps: str | int) -> "Node":
