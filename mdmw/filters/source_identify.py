@@ -12,6 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -42,10 +43,15 @@ OPTIONS = [
     cfg.StrOpt("network_id", help="mode fixed: UUID of the network that the guests are on."),
     cfg.StrOpt("router_id", help="mode fixed: UUID of the router that the guests are behind."),
     cfg.StrOpt(
+        "address",
+        help="mode fixed: the address of the one guest that can reach this listener, where the connection "
+        "does not show it (user-mode networking, a unix socket). Default: the address of the TCP peer.",
+    ),
+    cfg.StrOpt(
         "listeners_file",
-        help='mode listener: JSON object from a listener to {"network": UUID} or {"router": UUID}. '
-        "A listener is 'netns:COOKIE', 'ADDRESS:PORT', 'port:PORT' or what the server puts "
-        "into the environ as mdmw.listener. Read again when it changes.",
+        help='mode listener: JSON object from a listener to {"network": UUID} or {"router": UUID}, '
+        'with "address" as above. A listener is "netns:COOKIE", "ADDRESS:PORT", "port:PORT", "unix:PATH" or '
+        "what the server puts into the environ as mdmw.listener. Read again when it changes.",
     ),
     cfg.ListOpt(
         "relay_peers",
@@ -86,20 +92,27 @@ class SourceIdentify(Filter):
         environ[SOURCE] = source
 
 
-def fixed(scope: Scope) -> Identify:
-    """Every guest is in `scope`; its address is that of the TCP peer."""
-    return lambda environ: Source(_peer_address(environ), scope)
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a listener tells: the scope of its guests, and the address if there is only one guest."""
+
+    scope: Scope
+    address: str | None = None
+
+    def source(self, environ: Environ) -> Source:
+        """The source of a request that came in here."""
+        return Source(self.address or _peer_address(environ), self.scope)
 
 
-def by_listener(table: ReloadingFile[Mapping[str, Scope]]) -> Identify:
-    """The scope is that of the listener that accepted the connection."""
+def by_listener(table: ReloadingFile[Mapping[str, Place]]) -> Identify:
+    """The place is that of the listener that accepted the connection."""
 
     def identify(environ: Environ) -> Source:
-        scopes = table.value()
+        places = table.value()
         keys = listener_keys(environ)
         for key in keys:
-            if key in scopes:
-                return Source(_peer_address(environ), scopes[key])
+            if key in places:
+                return places[key].source(environ)
         raise BadRequest(f"no scope for listener {' or '.join(keys) or 'unknown'}")
 
     return identify
@@ -179,14 +192,14 @@ filter_factory.provides = SourceIdentify.provides  # type: ignore[attr-defined]
 
 
 def _fixed(settings: SimpleNamespace) -> Identify:
-    _only(settings, {"network_id", "router_id"})
+    _only(settings, {"network_id", "router_id", "address"})
     if bool(settings.network_id) == bool(settings.router_id):
         raise refuse(settings, "network_id", "mode fixed takes exactly one of network_id and router_id")
-    kind, option = ("network", "network_id") if settings.network_id else ("router", "router_id")
-    value = getattr(settings, option)
-    if not is_uuid(value):
-        raise refuse(settings, option, f"value {value!r} is not a UUID")
-    return fixed(Scope(kind, value))  # type: ignore[arg-type]
+    option = "network_id" if settings.network_id else "router_id"
+    try:
+        return _place(option.removesuffix("_id"), getattr(settings, option), settings.address).source
+    except ValueError as error:
+        raise refuse(settings, option, str(error)) from None
 
 
 def _listener(settings: SimpleNamespace) -> Identify:
@@ -216,6 +229,7 @@ _IDENTIFY: dict[str, Callable[[SimpleNamespace], Identify]] = {
 _OF_ONE_MODE = (
     "network_id",
     "router_id",
+    "address",
     "listeners_file",
     "relay_peers",
     RELAY_SECRET,
@@ -229,7 +243,7 @@ def _only(settings: SimpleNamespace, allowed: set[str]) -> None:
             raise refuse(settings, option, f"does not go with mode = {settings.mode}")
 
 
-def read_listeners(path: Path) -> dict[str, Scope]:
+def read_listeners(path: Path) -> dict[str, Place]:
     """The table of `listeners_file`; raises `ConfigError` naming the entry."""
     try:
         table = json.loads(path.read_text())
@@ -237,14 +251,37 @@ def read_listeners(path: Path) -> dict[str, Scope]:
         raise ConfigError(f"{path}: {error}") from None
     if not isinstance(table, dict):
         raise ConfigError(f"{path}: a JSON object from listener to scope is allowed")
-    return {listener: _scope(path, listener, entry) for listener, entry in table.items()}
+    places = {}
+    for listener, entry in table.items():
+        try:
+            places[listener] = _entry(entry)
+        except ValueError as error:
+            raise ConfigError(f"{path}: listener {listener!r}: {error}") from None
+    return places
 
 
-def _scope(path: Path, listener: str, entry: object) -> Scope:
-    if isinstance(entry, dict) and len(entry) == 1:
-        match entry:
-            case {"network": str(value)} if is_uuid(value):
-                return Scope("network", value)
-            case {"router": str(value)} if is_uuid(value):
-                return Scope("router", value)
-    raise ConfigError(f'{path}: listener {listener!r}: {{"network": UUID}} or {{"router": UUID}} is allowed')
+def _entry(entry: object) -> Place:
+    match entry:
+        case {"network": str(value), **rest}:
+            kind = "network"
+        case {"router": str(value), **rest}:
+            kind = "router"
+        case _:
+            rest = {"": None}
+    address = rest.pop("address", None)
+    if rest or not isinstance(address, str | None):
+        raise ValueError('{"network": UUID} or {"router": UUID} is allowed, and "address": IP')
+    return _place(kind, value, address)
+
+
+def _place(kind: str, value: str, address: str | None) -> Place:
+    if not is_uuid(value):
+        raise ValueError(f"{value!r} is not a UUID")
+    try:
+        return Place(Scope("router" if kind == "router" else "network", value), _normal(address))
+    except BadRequest as error:
+        raise ValueError(str(error)) from None
+
+
+def _normal(address: str | None) -> str | None:
+    return None if address is None else normalise_address(address)
