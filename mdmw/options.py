@@ -67,7 +67,7 @@ def refuse(settings: SimpleNamespace, option: str, problem: str) -> ConfigError:
     return ConfigError(f"{settings.place}: option {option!r}: {problem}")
 
 
-def sample_value(opt: cfg.Opt, value: object) -> str:
+def shown(opt: cfg.Opt, value: object) -> str:
     """A value as text for people; a secret becomes stars."""
     if opt.secret and value:
         return "****"

@@ -8,6 +8,7 @@ Place: after source-identify. The resolver is a plug-in (`mdmw.resolvers`).
 """
 
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 
 from oslo_config import cfg
 
@@ -44,15 +45,27 @@ class InstanceResolve(Filter):
         environ[INSTANCE] = self._resolver.resolve(environ[SOURCE])
 
 
-def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callable[[App], InstanceResolve]:
-    """Paste entry point; raises `ConfigError`."""
+def make_resolver(global_conf: Mapping[str, str], local_conf: Mapping[str, str]) -> Resolver:
+    """The resolver that a section names, with its options; raises `ConfigError`."""
+    kind, settings = load_section(global_conf, local_conf)
+    return kind(settings)
+
+
+def load_section(
+    global_conf: Mapping[str, str], local_conf: Mapping[str, str]
+) -> tuple[type[Resolver], SimpleNamespace]:
+    """The class that a section names, and the settings for it."""
     name = local_conf.get("resolver") or global_conf.get("resolver") or OPTIONS[0].default
     try:
         kind = find(name)
     except ConfigError as error:
         raise refuse(load("instance-resolve", OPTIONS, global_conf, {}), "resolver", str(error)) from None
-    settings = load("instance-resolve", [*OPTIONS, *kind.options], global_conf, local_conf)
-    resolver = kind(settings)
+    return kind, load("instance-resolve", [*OPTIONS, *kind.options], global_conf, local_conf)
+
+
+def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callable[[App], InstanceResolve]:
+    """Paste entry point; raises `ConfigError`."""
+    resolver = make_resolver(global_conf, local_conf)
     return lambda app: InstanceResolve(app, resolver)
 
 

@@ -261,15 +261,14 @@ def read_listeners(path: Path) -> dict[str, Place]:
 
 
 def _entry(entry: object) -> Place:
-    match entry:
-        case {"network": str(value), **rest}:
-            kind = "network"
-        case {"router": str(value), **rest}:
-            kind = "router"
-        case _:
-            rest = {"": None}
-    address = rest.pop("address", None)
-    if rest or not isinstance(address, str | None):
+    fields = dict(entry) if isinstance(entry, dict) else {}
+    address = fields.pop("address", None)
+    kind, value = fields.popitem() if len(fields) == 1 else ("", None)
+    if (
+        kind not in ("network", "router")
+        or not isinstance(value, str)
+        or not isinstance(address, str | None)
+    ):
         raise ValueError('{"network": UUID} or {"router": UUID} is allowed, and "address": IP')
     return _place(kind, value, address)
 

@@ -18,7 +18,9 @@ from mdmw.observe import log_to_stderr
 #: The pipelines of the shipped file that have a module under `mdmw.wsgi`.
 NAMES = ("proxy", "agent", "combined", "standalone", "nova")
 
-_VARIABLE = "MDMW_PASTE_INI"
+#: Environment variables: the file, and the pipeline that `mdmw.wsgi.named` loads.
+INI_VARIABLE = "MDMW_PASTE_INI"
+NAME_VARIABLE = "MDMW_PIPELINE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Stage:
 
 def ini_file() -> str:
     """`MDMW_PASTE_INI`, else ./etc/api-paste.ini, /etc/mdmw/api-paste.ini, the packaged copy."""
-    named = os.environ.get(_VARIABLE)
+    named = os.environ.get(INI_VARIABLE)
     if named:
         return named
     for path in (Path("etc/api-paste.ini"), Path("/etc/mdmw/api-paste.ini")):

@@ -1,0 +1,57 @@
+# The front door. `make` explains itself.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help run test bench docs lint format clean
+
+help: ## what there is
+	@echo "mdmw: instance metadata as a WSGI pipeline"
+	@echo
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+run: $(VENV)/.run ## the whole path with sample guests, until Ctrl-C (ONCE=1: end after the table)
+	@tools/need --optional ip=iproute2 nft=nftables curl=curl
+	@$(BIN)/mdmw demo $(if $(filter 1,$(ONCE)),--once)
+
+test: $(VENV)/.test lint docs ## everything CI checks: style, types, layers, docs, tests
+	@tools/need --optional ip=iproute2 nft=nftables curl=curl haproxy=haproxy
+	@$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage report --skip-covered --skip-empty | tail -n 40
+
+bench: $(VENV)/.test ## the table of figures beside the limit in C (root; about six minutes)
+	@tools/need ip=iproute2 haproxy=haproxy wrk=wrk
+	$(BIN)/python -m bench
+
+docs: $(VENV)/.test ## the documentation, into doc/_build/html; a warning is an error
+	$(BIN)/sphinx-build -q -W --keep-going -b html doc doc/_build/html
+
+lint: $(VENV)/.test ## style, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache >build/lint-imports.log 2>&1 || { cat build/lint-imports.log; exit 1; }
+
+format: $(VENV)/.test ## let ruff put the style right
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## forget everything that was made here
+	rm -rf $(VENV) build doc/_build .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+
+$(BIN)/python:
+	@tools/need --venv $(PYTHON)
+	$(PYTHON) -m venv $(VENV)
+	@mkdir -p build
+
+$(VENV)/.run: $(BIN)/python setup.cfg constraints.txt
+	$(PIP) install --constraint constraints.txt --editable .[gunicorn]
+	@touch $@
+
+$(VENV)/.test: $(BIN)/python setup.cfg constraints.txt
+	$(PIP) install --constraint constraints.txt --editable .[test,docs]
+	@touch $@ $(VENV)/.run

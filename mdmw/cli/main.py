@@ -1,0 +1,37 @@
+"""The command `mdmw`: the parser, and which file has the rest."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mdmw.cli import check, completion, demo, resolve, serve, sign
+from mdmw.errors import MdmwError
+
+_COMMANDS = (serve, check, resolve, sign, demo, completion)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; the CLI reference is made from it too."""
+    parser = argparse.ArgumentParser(
+        prog="mdmw",
+        description="Instance metadata as a WSGI pipeline.",
+        epilog="Exit status: 0 done, 1 the answer is no, 2 wrong usage or configuration.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for module in _COMMANDS:
+        module.add_parser(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    try:
+        status: int = arguments.run(arguments, parser)
+    except MdmwError as error:
+        print(f"mdmw: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 0
+    return status

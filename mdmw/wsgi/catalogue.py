@@ -1,0 +1,33 @@
+"""The options of every entry point, for `mdmw check`, the reference and oslo's sample generator."""
+
+from collections.abc import Sequence
+
+from oslo_config import cfg
+
+from mdmw.filters import (
+    agent_forward,
+    hmac_sign,
+    hmac_verify,
+    instance_resolve,
+    nova_forward,
+    source_identify,
+)
+from mdmw.resolvers.inventory import InventoryResolver
+from mdmw.responder import app as responder
+
+#: Entry point name -> its options. Those of other resolvers join instance-resolve at load.
+OPTIONS: dict[str, Sequence[cfg.Opt]] = {
+    "source-identify": source_identify.OPTIONS,
+    "instance-resolve": [*instance_resolve.OPTIONS, *InventoryResolver.options],
+    "hmac-sign": hmac_sign.OPTIONS,
+    "hmac-verify": hmac_verify.OPTIONS,
+    "nova-forward": nova_forward.OPTIONS,
+    "agent-forward": agent_forward.OPTIONS,
+    "responder": responder.OPTIONS,
+}
+
+
+def list_opts() -> list[tuple[None, list[cfg.Opt]]]:
+    """For the entry point group `oslo.config.opts`: every option once, as in a `config_file`."""
+    by_name = {opt.dest: opt for options in OPTIONS.values() for opt in options}
+    return [(None, [by_name[name] for name in sorted(by_name)])]
