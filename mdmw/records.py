@@ -44,11 +44,16 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Who asks: a normalised address within a scope, and the MAC if somebody saw it."""
+    """Who asks: a normalised address within a scope, and the MAC if somebody saw it.
+
+    `forwarded`: the guest's request had an X-Forwarded-For, so somebody on the
+    guest passes on requests of others; session tokens are not for them (spec 7.6).
+    """
 
     address: str
     scope: Scope
     mac: str | None = None
+    forwarded: bool = False
 
     def __str__(self) -> str:
         return f"{self.address} in {self.scope}"

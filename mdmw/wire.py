@@ -247,6 +247,12 @@ def read_source(environ: Environ, strict_ids: bool = True) -> Source:
         raise BadRequest(f"{CLIENT_MAC}: {error}") from None
 
 
+def forwarded_for(environ: Environ) -> str | None:
+    """X-Forwarded-For as received, however many values; says nothing about who asks."""
+    value: str | None = environ.get(_KEY[FORWARDED_FOR])
+    return value
+
+
 def relay_signature(environ: Environ) -> str | None:
     """The relay signature of a TCP hop, or None."""
     return _single(environ, RELAY_SIGNATURE)

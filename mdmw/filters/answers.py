@@ -27,6 +27,10 @@ _SENTENCES: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.MethodNotAllowed, 405, "The method is not allowed here."),
     (errors.BadRequest, 400, _BAD),
     (errors.NotIdentified, 404, "No instance was identified for this address."),
+    (errors.NotFound, 404, "There is nothing at this path."),
+    (errors.Conflict, 409, "This has been set already."),
+    (errors.Unauthorized, 401, "A valid session token is needed."),
+    (errors.Forbidden, 403, "This is not allowed for a forwarded request."),
     (errors.Refused, 403, "The metadata service refused this request."),
     (errors.BackendSlow, 504, "The metadata service did not answer in time."),
     (errors.BackendLost, 502, "The metadata service went away during the request."),
@@ -55,7 +59,8 @@ def answer(error: Exception, environ: Environ) -> Response:
         LOG.error("%s %s: unexpected", request_id, _describe(environ), exc_info=error)
         return _page(environ, 500, _UNEXPECTED, request_id)
     _, status, sentence = known
-    LOG.log(_level(status), "%s %s: %d: %s", request_id, _describe(environ), status, error)
+    level = logging.ERROR if isinstance(error, errors.Refused) else _level(status)
+    LOG.log(level, "%s %s: %d: %s", request_id, _describe(environ), status, error)
     response = _page(environ, status, sentence, request_id)
     if isinstance(error, errors.Unavailable):
         response.headers["Retry-After"] = str(error.retry_after)
@@ -75,8 +80,6 @@ def of_status(status: int, retry_after: str | None, log_text: str, environ: Envi
 
 
 def _level(status: int) -> int:
-    if status == 403:
-        return logging.ERROR
     return logging.WARNING if status >= 500 else logging.INFO
 
 

@@ -70,7 +70,7 @@ class HmacVerify(Filter):
         _take_over_address(environ)
 
     def _provided_source(self, environ: Environ, provider_id: str) -> Source:
-        address = (environ.get("HTTP_X_FORWARDED_FOR") or "").partition(",")[0].strip()
+        address = (wire.forwarded_for(environ) or "").partition(",")[0].strip()
         if not address:
             raise BadRequest(f"{wire.FORWARDED_FOR} is missing")
         self._check(provider_id, wire.read_header(environ, wire.PROVIDER_SIGNATURE) or "")

@@ -101,7 +101,8 @@ class Place:
 
     def source(self, environ: Environ) -> Source:
         """The source of a request that came in here."""
-        return Source(self.address or _peer_address(environ), self.scope)
+        forwarded = wire.forwarded_for(environ) is not None
+        return Source(self.address or _peer_address(environ), self.scope, forwarded=forwarded)
 
 
 def by_listener(table: ReloadingFile[Mapping[str, Place]]) -> Identify:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from mdmw.errors import BadRequest, Forbidden, Unauthorized
-from mdmw.records import Environ
+from mdmw.records import SOURCE, Environ
 from mdmw.responder.pages import Page
 from mdmw.signing import Signer
 
@@ -24,7 +24,7 @@ class Tokens:
 
     def issue(self, environ: Environ, instance_id: str) -> Page:
         """A new token, as the answer to the guest's PUT."""
-        if "HTTP_X_FORWARDED_FOR" in environ:
+        if SOURCE in environ and environ[SOURCE].forwarded:
             raise Forbidden("a token asked for through somebody else's proxy")
         ttl = environ.get(_TTL, "").strip()
         if not (

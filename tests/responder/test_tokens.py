@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from responder_client import client
 
 from mdmw.errors import Unauthorized
+from mdmw.records import SOURCE, Scope, Source
 from mdmw.responder.tokens import Tokens
 from mdmw.signing import Signer
 
@@ -60,7 +61,8 @@ def test_spec_7_6_ttl(ttl):
 
 def test_spec_7_6_not_through_a_proxy():
     """Spec 7.6: 403 when the request was forwarded."""
-    assert make()(PATH, "PUT", HTTP_X_FORWARDED_FOR="10.0.0.5", **{TTL: "60"}).status == 403
+    source = Source("10.0.0.5", Scope("network", "n"), forwarded=True)
+    assert make()(PATH, "PUT", **{TTL: "60", SOURCE: source}).status == 403
 
 
 def test_spec_7_6_optional_and_required():
