@@ -1,10 +1,15 @@
 """Where an upstream listens: one unix socket, or a host and port."""
 
+import ipaddress
+import os
 import re
 from dataclasses import dataclass
 from typing import Literal
 
-_HOST_PORT = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:\[\]]+))(?::(?P<port>\d{1,5}))?")
+_HOST_PORT = re.compile(
+    r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:\[\]\s/@\x00-\x1f\x7f]+))(?::(?P<port>[0-9]{1,5}))?"
+)
+_LONGEST_PATH = 107  # sun_path of unix(7), less the final NUL
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +42,20 @@ def parse_address(text: str, scheme: Literal["http", "https"], default_port: int
         path = text.removeprefix("unix:")
         if not path.startswith("/"):
             raise ValueError(f"{text!r}: the path of a unix socket must be absolute")
+        if len(os.fsencode(path)) > _LONGEST_PATH or "\0" in path:
+            raise ValueError(f"{text!r}: the path of a unix socket is no longer than {_LONGEST_PATH} bytes")
         return Address("unix", path=path)
     if text.count(":") > 1 and not text.startswith("["):
         text = f"[{text}]"
     match = _HOST_PORT.fullmatch(text)
     port = int(match["port"] or default_port) if match else 0
-    if not match or not 0 < port < 65536 or re.search(r"[\s/@]", text):
+    if not match or not 0 < port < 65536 or not _is_ipv6(match["v6"]):
         raise ValueError(f"{text!r} is not an address; allowed are unix:/path, host, host:port, [ipv6]:port")
     return Address(scheme, match["v6"] or match["host"], port)
+
+
+def _is_ipv6(text: str | None) -> bool:
+    try:
+        return text is None or bool(ipaddress.IPv6Address(text))
+    except ValueError:
+        return False

@@ -26,12 +26,15 @@ class Slots:
             turn = threading.Lock()
             turn.acquire()
             self._waiting.append(turn)
-        if turn.acquire(timeout=timeout):
-            return
-        with self._lock:
-            if turn in self._waiting:
-                self._waiting.remove(turn)
-                raise Overloaded(f"no slot became free in {timeout:g} s")
+        try:
+            if turn.acquire(timeout=timeout):
+                return
+        except BaseException:  # a greenlet can be killed while it waits
+            if not self._leave(turn):
+                self.release()
+            raise
+        if self._leave(turn):
+            raise Overloaded(f"no slot became free in {timeout:g} s")
         # The slot was handed over in the very moment in which the wait ended: it is ours.
 
     def release(self) -> None:
@@ -41,3 +44,11 @@ class Slots:
                 self._waiting.popleft().release()
             else:
                 self._free += 1
+
+    def _leave(self, turn: threading.Lock) -> bool:
+        """Leave the queue; False when the slot was handed over already."""
+        with self._lock:
+            if turn not in self._waiting:
+                return False
+            self._waiting.remove(turn)
+            return True
