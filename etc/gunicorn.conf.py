@@ -1,0 +1,49 @@
+"""gunicorn for every mdmw pipeline: `gunicorn --config etc/gunicorn.conf.py`, also with `-k gevent`.
+
+Environment: MDMW_PASTE_INI (the pipelines), MDMW_PIPELINE (agent, proxy, combined ...), MDMW_BIND,
+MDMW_WORKERS, MDMW_THREADS, MDMW_UMASK, MDMW_HEADER_TIMEOUT. The command line wins over all of it.
+"""
+
+import os
+import socket
+import struct
+
+_header_timeout = int(os.environ.get("MDMW_HEADER_TIMEOUT", "30"))
+
+wsgi_app = f"mdmw.wsgi.{os.environ.get('MDMW_PIPELINE', 'agent')}:application"
+bind = os.environ.get("MDMW_BIND", "unix:/var/lib/neutron/metadata_proxy")
+umask = int(os.environ.get("MDMW_UMASK", "007"), 8)  # of the process, and so the mode of a unix socket
+backlog = 4096  # net.core.somaxconn caps it
+
+# A request mostly waits for Nova, so what counts is how many may wait: 2 x 200 are the guests of a
+# full host that boot together. gevent has no use for threads and takes worker_connections each.
+workers = int(os.environ.get("MDMW_WORKERS", "2"))
+worker_class = "gthread"
+threads = int(os.environ.get("MDMW_THREADS", "200"))
+worker_connections = 1000
+graceful_timeout = 35  # longer than agent_total_timeout: requests under way are answered
+
+# Seconds between two requests. gevent also gives a request's headers no longer than this.
+keepalive = _header_timeout
+
+# W-9. The request line cannot be above 8190 here, save without any bound; gunicorn then says 414.
+# Headers: mdmw says 431 above 32 KiB of them all; gunicorn above 32 KiB in one, or 64 of them.
+limit_request_line = 8190
+limit_request_field_size = 32768
+limit_request_fields = 64
+
+# Who asks is decided in mdmw alone. gunicorn trusts whatever comes over a unix socket.
+forwarded_allow_ips = ""
+secure_scheme_headers = {}
+forwarder_headers = ""
+
+control_socket_disable = True  # it would be in the home directory, the same for all instances
+errorlog = "-"
+accesslog = None
+
+
+def post_worker_init(worker):
+    """Have the kernel end the wait of a thread for a silent guest; gthread itself waits forever."""
+    for listener in worker.sockets:
+        if listener.family != socket.AF_UNIX:  # accepted TCP sockets inherit it
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _header_timeout, 0))
