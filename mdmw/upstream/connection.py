@@ -1,13 +1,14 @@
 """One kept HTTP/1.1 connection: unix, TCP or TLS, every wait bounded by a deadline."""
 
-import contextlib
 import http.client
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from typing import Any
 
 from mdmw.upstream.address import Address
+
+_BACKLOG_PAUSE = 0.01  # seconds between two looks at a full backlog
 
 
 class _Clock:
@@ -43,12 +44,56 @@ class _TLSSocket(ssl.SSLSocket):
         return super().recv_into(*args, **kwargs)
 
 
+class _Response(http.client.HTTPResponse):
+    """A response whose head must be complete, and whose interim answers are skipped."""
+
+    def begin(self) -> None:
+        """Read the head; an end of the connection in it is an error.
+
+        http.client would take it for the end of the headers: 200, and no body.
+        """
+        reader = self.fp
+        self.fp = _Head(reader)  # type: ignore[assignment]
+        try:
+            super().begin()
+        finally:
+            self.fp = reader
+
+    def _read_status(self) -> tuple[str, int, str]:
+        """The status line of the final answer; one of 1xx may come at any time (RFC 9110, 15.2)."""
+        while True:
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if not 100 <= status < 200:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+
+
+class _Head:
+    """Reads the lines of a head; raises when the connection ends before the last one."""
+
+    def __init__(self, reader: Any) -> None:
+        self._readline = reader.readline
+        self.close = reader.close
+        self._begun = False
+
+    def readline(self, limit: int) -> bytes:
+        line: bytes = self._readline(limit)
+        if line.endswith(b"\n") or len(line) == limit:
+            self._begun = True
+            return line
+        if line or self._begun:
+            raise http.client.IncompleteRead(line)
+        raise http.client.RemoteDisconnected("without an answer")
+
+
 class Connection(http.client.HTTPConnection):
     """An open connection to one address.
 
     The target goes out byte for byte: nothing is normalised or encoded, and what
     must not be in a target was refused before (W-7).
     """
+
+    response_class = _Response
 
     def __init__(self, address: Address, connect_timeout: float, tls: ssl.SSLContext | None) -> None:
         """Connect; raises OSError (also for DNS and TLS) when no address answers in time."""
@@ -99,29 +144,56 @@ class Connection(http.client.HTTPConnection):
 
 
 def _open(address: Address, timeout: float, tls: ssl.SSLContext | None) -> _Socket | _TLSSocket:
+    """Connect to the first address of a name that answers; a silent one leaves time for the others."""
     deadline = time.monotonic() + timeout
     error: OSError = OSError(f"{address} has no address")
-    for family, target in _targets(address):
+    targets = _targets(address)
+    for position, (family, target) in enumerate(targets):
+        now = time.monotonic()
+        share = max(deadline - now, 0.001) / (len(targets) - position)
         sock = _Socket(family, socket.SOCK_STREAM)
         try:
-            sock.settimeout(max(deadline - time.monotonic(), 0.001))
-            sock.connect(target)
-            if family != socket.AF_UNIX:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if tls is None:
-                return sock
-            tls.sslsocket_class = _TLSSocket
-            return tls.wrap_socket(sock, server_hostname=address.host)  # type: ignore[return-value]
+            return _connected(sock, target, now + share, address.host, tls)
         except OSError as failure:
             error = failure
-            with contextlib.suppress(OSError):
-                sock.close()
+            sock.close()
+        except BaseException:  # a greenlet can be killed while it connects
+            sock.close()
+            raise
     raise error
 
 
-def _targets(address: Address) -> Iterator[tuple[int, str | tuple[object, ...]]]:
+def _connected(
+    sock: _Socket, target: Any, deadline: float, host: str, tls: ssl.SSLContext | None
+) -> _Socket | _TLSSocket:
+    _connect(sock, target, deadline)
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if tls is None:
+        return sock
+    sock.settimeout(_left(deadline))
+    tls.sslsocket_class = _TLSSocket
+    return tls.wrap_socket(sock, server_hostname=host)  # type: ignore[return-value]
+
+
+def _connect(sock: _Socket, target: Any, deadline: float) -> None:
+    while True:
+        sock.settimeout(_left(deadline))
+        try:
+            return sock.connect(target)
+        except BlockingIOError:
+            # The backlog of a unix socket is full. With TCP the kernel would wait.
+            if time.monotonic() + _BACKLOG_PAUSE > deadline:
+                raise
+            time.sleep(_BACKLOG_PAUSE)
+
+
+def _left(deadline: float) -> float:
+    return max(deadline - time.monotonic(), 0.001)
+
+
+def _targets(address: Address) -> list[tuple[int, Any]]:
     if address.scheme == "unix":
-        yield socket.AF_UNIX, address.path
-        return
-    for family, _, _, _, target in socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM):
-        yield family, target
+        return [(socket.AF_UNIX, address.path)]
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    return [(family, target) for family, _, _, _, target in found]

@@ -10,6 +10,7 @@ import logging
 import ssl
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -66,7 +67,7 @@ class Answer:
 
     def close(self) -> None:
         """Give up what is still to come."""
-        if isinstance(self.body, Stream):
+        if not isinstance(self.body, bytes):
             self.body.close()
 
 
@@ -82,7 +83,7 @@ class Upstream:
         self._limits = limits
         self._tls = tls
         self._slots = Slots(limits.max_connections, limits.max_waiting)
-        self._idle: dict[Address, list[Connection]] = {address: [] for address in addresses}
+        self._idle: dict[Address, deque[Connection]] = {address: deque() for address in addresses}
         self._failed_at: dict[Address, float] = {}
         self._lock = threading.Lock()
 
@@ -96,7 +97,7 @@ class Upstream:
         """
         limits = self._limits
         deadline = time.monotonic() + limits.total_timeout
-        self._slots.acquire(limits.queue_timeout)
+        self._slots.acquire(min(limits.queue_timeout, limits.total_timeout))
         keep_slot = False
         try:
             answer = self._ask(method, target, headers, body, deadline)
@@ -142,10 +143,14 @@ class Upstream:
             problem = f"{address} closed the connection: {_short(error)}"
             if method not in _SAFE:
                 raise BackendLost(problem) from None
-            raise (Unavailable if response else _Stale)(problem) from None
+            begun = response or isinstance(error, http.client.IncompleteRead)
+            raise (Unavailable if begun else _Stale)(problem) from None
         except (http.client.HTTPException, OSError, ValueError) as error:
             connection.close()
             raise BackendError(f"{address} answered something that is not HTTP: {_short(error)}") from None
+        except BaseException:  # a greenlet can be killed while it waits
+            connection.close()
+            raise
 
     def _receive(self, connection: Connection, response: http.client.HTTPResponse, method: str) -> Answer:
         headers = response.getheaders()
@@ -160,6 +165,8 @@ class Upstream:
             if not response.isclosed() and (length is None or length > len(first)):
                 stream = Stream(self, connection, response, first, length)
                 return Answer(response.status, response.reason, headers, stream, length)
+            if length is not None and len(first) < length:  # read(n) does not notice
+                raise http.client.IncompleteRead(b"", length - len(first))
             length = len(first)
         self._keep(connection, response)
         return Answer(response.status, response.reason, headers, body, length)
@@ -183,9 +190,16 @@ class Upstream:
             response.close()
             connection.close()
             return
-        connection.idle_since = time.monotonic()
+        connection.idle_since = now = time.monotonic()
         with self._lock:
-            self._idle[connection.address].append(connection)
+            idle = self._idle[connection.address]
+            idle.append(connection)
+            too_many = len(idle) > self._limits.max_connections
+            oldest = (
+                idle.popleft() if too_many or idle[0].idle_since < now - self._limits.idle_timeout else None
+            )
+        if oldest:
+            oldest.close()
 
     def _connect(self, deadline: float) -> Connection:
         problems = []
@@ -214,13 +228,15 @@ class Upstream:
             LOG.warning("no connection to %s", problem)
         self._failed_at[address] = now
         with self._lock:
-            idle, self._idle[address] = self._idle[address], []
+            idle, self._idle[address] = self._idle[address], deque()
         for connection in idle:
             connection.close()
 
     def _done(self, connection: Connection, response: http.client.HTTPResponse) -> None:
-        self._keep(connection, response)
-        self._slots.release()
+        try:
+            self._keep(connection, response)
+        finally:
+            self._slots.release()
 
 
 class Stream:
