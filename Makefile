@@ -19,6 +19,7 @@ run: $(VENV)/.run ## the whole path with sample guests, until Ctrl-C (ONCE=1: en
 
 test: $(VENV)/.test lint docs ## everything CI checks: style, types, layers, docs, tests
 	@tools/need --optional ip=iproute2 nft=nftables curl=curl haproxy=haproxy
+	@tools/cloud-init build/cloud-init
 	@$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
 	@$(BIN)/coverage report --skip-covered --skip-empty | tail -n 40

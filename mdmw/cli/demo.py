@@ -61,33 +61,40 @@ def run(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> int:
     if not in_namespaces and not arguments.json:
         why = f"{', '.join(missing)} not found" if missing else "not root"
         print(f"{why}: no namespaces, no router, no curl in a guest; each guest has a port on loopback\n")
-    with contextlib.ExitStack() as stack:
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mdmw-")))
-        inventory = _configure(home)
-        start = _Starter(home, stack)
-        start("nova", f"unix:{home}/nova")
-        start("agent", f"unix:{home}/metadata_proxy")
-        place = _in_namespaces if in_namespaces else _on_loopback
-        ask, hints = place(home, inventory, start, stack)
-        answers = [answer for guest in inventory.instances for answer in _questions(guest, ask)]
+    with running(in_namespaces) as demo:
+        answers = demo.answers()
         if arguments.json:
             print(json.dumps([answer.as_dict() for answer in answers], indent=2))
         else:
             print(table([_HEADING, *(answer.row() for answer in answers)]))
         if not arguments.once:
-            print("\n" + "\n".join([*hints, *_more_hints(home), "Ctrl-C ends it."]), flush=True)
-            start.wait()
+            print("\n" + "\n".join([*demo.hints, *_more_hints(demo.home), "Ctrl-C ends it."]), flush=True)
+            demo.wait()
     return 0 if all(answer.right for answer in answers) else 1
+
+
+@contextlib.contextmanager
+def running(in_namespaces: bool, inventory_file: Path | None = None) -> Iterator["Demo"]:
+    """The whole path, up and answering, with the sample inventory or another; raises `ConfigError`."""
+    with contextlib.ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mdmw-")))
+        inventory = _configure(home, inventory_file)
+        start = _Starter(home, stack)
+        start("nova", f"unix:{home}/nova")
+        start("agent", f"unix:{home}/metadata_proxy")
+        place = _in_namespaces if in_namespaces else _on_loopback
+        yield place(home, inventory, start, stack)
 
 
 # --- what is asked ----------------------------------------------------------------------
 
-_HEADING = ("GUEST", "ADDRESS", "ASKS FOR", "STATUS", "ANSWER", "")
+_HEADING = ("GUEST", "ADDRESS", "NETWORK", "ASKS FOR", "STATUS", "ANSWER", "")
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
     guest: Guest
+    network: str
     path: str
     status: int
     text: str
@@ -96,7 +103,7 @@ class _Answer:
     def row(self) -> tuple[str, ...]:
         address = self.guest.ports[0].addresses[0]
         verdict = "right" if self.right else "WRONG"
-        return (self.guest.name, address, self.path, str(self.status), self.text, verdict)
+        return (self.guest.name, address, self.network, self.path, str(self.status), self.text, verdict)
 
     def as_dict(self) -> dict[str, object]:
         return {
@@ -108,22 +115,31 @@ class _Answer:
         }
 
 
-def _questions(guest: Guest, ask: Ask) -> Iterator[_Answer]:
+def _questions(guest: Guest, ask: Ask) -> Iterator[tuple[str, int, str, bool]]:
+    """Path, status, what came, and whether it is what the inventory says."""
     path = "/openstack/latest/meta_data.json"
     status, body = ask(guest, path)
     uuid = _uuid(body)
-    yield _Answer(guest, path, status, f"uuid {uuid}", status == 200 and uuid == guest.id)
+    yield path, status, f"uuid {uuid}", status == 200 and uuid == guest.id
 
     path = "/openstack/latest/user_data"
     status, body = ask(guest, path)
     expected = (404, None) if guest.user_data is None else (200, guest.user_data)
     text = f"{len(body)} bytes" if status == 200 else "none"
-    yield _Answer(guest, path, status, text, (status, body if status == 200 else None) == expected)
+    yield path, status, text, (status, body if status == 200 else None) == expected
 
     path = "/latest/meta-data/local-ipv4"
     status, body = ask(guest, path)
     address = next(a for port in guest.ports for a in port.addresses if ":" not in a)
-    yield _Answer(guest, path, status, body.decode(errors="replace"), body == address.encode())
+    yield path, status, body.decode(errors="replace"), body == address.encode()
+
+
+def _network(inventory: Inventory, guest: Guest) -> str:
+    """The name of the guest's network, and whether a router leads there."""
+    network = next(n for n in inventory.networks if n.id == guest.ports[0].network_id)
+    routed = {interface.subnet_id for router in inventory.routers for interface in router.interfaces}
+    by_router = any(subnet.id in routed for subnet in network.subnets)
+    return f"{network.name}, by router" if by_router else network.name
 
 
 def _uuid(body: bytes) -> str:
@@ -136,23 +152,41 @@ def _uuid(body: bytes) -> str:
 # --- where it runs ----------------------------------------------------------------------
 
 
-def _configure(home: Path) -> Inventory:
+@dataclass(frozen=True)
+class Demo:
+    """What runs: its folder, its guests, and how to ask as one of them."""
+
+    home: Path
+    inventory: Inventory
+    wait: Callable[[], None]
+    ask: Ask
+    namespaces: dict[str, str]  # of each guest, by instance id; empty on loopback
+    hints: list[str]
+
+    def answers(self) -> list["_Answer"]:
+        """Ask as each guest."""
+        return [
+            _Answer(guest, _network(self.inventory, guest), *rest)
+            for guest in self.inventory.instances
+            for rest in _questions(guest, self.ask)
+        ]
+
+
+def _configure(home: Path, inventory_file: Path | None) -> Inventory:
     """The shipped files, with sockets and state in `home` and a secret of this run."""
     shipped = resources.files("mdmw") / "etc"
     ini = (shipped / "api-paste.ini").read_text()
     for name, usual in (("run", "/run/mdmw"), ("state", "/var/lib/mdmw")):
         ini = ini.replace(f"{name} = {usual}\n", f"{name} = {home}\n")
     (home / "api-paste.ini").write_text(ini)
-    (home / "inventory.yaml").write_text((shipped / "inventory.yaml").read_text())
+    (home / "inventory.yaml").write_text((inventory_file or shipped / "inventory.yaml").read_text())
     secret = home / "shared-secret"
     secret.touch(mode=0o600)
     secret.write_text(secrets.token_hex(32) + "\n")
     return load_inventory(home / "inventory.yaml")
 
 
-def _in_namespaces(
-    home: Path, inventory: Inventory, start: "_Starter", stack: contextlib.ExitStack
-) -> tuple[Ask, list[str]]:
+def _in_namespaces(home: Path, inventory: Inventory, start: "_Starter", stack: contextlib.ExitStack) -> Demo:
     site = stack.enter_context(sandbox.build(inventory))
     sockets = []
     places = {}
@@ -173,12 +207,10 @@ def _in_namespaces(
         f"Ask as {guest.name}:  ip netns exec {site.guests[guest.id]} curl {_METADATA_URL}/openstack"
         for guest in inventory.instances
     ]
-    return ask, hints
+    return Demo(home, inventory, start.wait, ask, site.guests, hints)
 
 
-def _on_loopback(
-    home: Path, inventory: Inventory, start: "_Starter", stack: contextlib.ExitStack
-) -> tuple[Ask, list[str]]:
+def _on_loopback(home: Path, inventory: Inventory, start: "_Starter", stack: contextlib.ExitStack) -> Demo:
     sockets = []
     places = {}
     ports = {}
@@ -200,7 +232,7 @@ def _on_loopback(
         f"Ask as {guest.name}:  curl http://127.0.0.1:{ports[guest.id]}/openstack"
         for guest in inventory.instances
     ]
-    return ask, hints
+    return Demo(home, inventory, start.wait, ask, {}, hints)
 
 
 def _start_proxy(home: Path, start: "_Starter", places: dict[str, Any], sockets: list[socket.socket]) -> None:

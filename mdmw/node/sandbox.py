@@ -8,7 +8,7 @@ redirected to 9697 (spec 4.6); each guest gets one with its MAC, address and rou
 import contextlib
 import ipaddress
 import itertools
-import os
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -49,7 +49,7 @@ class Site:
 @contextlib.contextmanager
 def build(inventory: Inventory) -> Iterator[Site]:
     """Make it all, and take it all away again; raises `CommandError`. Needs root."""
-    prefix = f"mdmw-{os.getpid()}"
+    prefix = f"mdmw-{secrets.token_hex(3)}"
     made: list[str] = []
 
     def namespace(name: str) -> str:
@@ -71,7 +71,10 @@ class _Builder:
     def __init__(self, inventory: Inventory, namespace: Callable[[str], str]) -> None:
         self._inventory = inventory
         self._namespace = namespace
-        self._numbers = itertools.count(1)
+        self._router_numbers = itertools.count(1)
+        self._dhcp_numbers = itertools.count(1)
+        self._guest_numbers = itertools.count(1)
+        self._port_numbers = itertools.count(1)
         self._bridges: dict[str, tuple[str, str]] = {}  # network id -> namespace and name of its bridge
 
     def site(self) -> Site:
@@ -82,7 +85,7 @@ class _Builder:
         return Site(tuple(listeners), guests)
 
     def _router(self, router: Router) -> Listener:
-        space = self._namespace(f"router{next(self._numbers)}")
+        space = self._namespace(f"router-{next(self._router_numbers)}")
         for interface in router.interfaces:
             network, subnet = self._subnet(interface.subnet_id)
             if network.id not in self._bridges:
@@ -93,7 +96,7 @@ class _Builder:
         return Listener(space, "::", ROUTER_PORT, Scope("router", router.id))
 
     def _isolated(self, network: Network) -> Listener:
-        space = self._namespace(f"dhcp{next(self._numbers)}")
+        space = self._namespace(f"dhcp-{next(self._dhcp_numbers)}")
         self._bridge(network, space, f"tap-{network.id[:8]}")
         for subnet in network.subnets:
             for route in subnet.host_routes:
@@ -112,11 +115,11 @@ class _Builder:
         run("ip", "-n", space, "address", "add", address, "dev", bridge, *_no_dad(address))
 
     def _guest(self, guest: Guest) -> str:
-        own = self._namespace(f"guest{next(self._numbers)}")
+        own = self._namespace(f"guest-{next(self._guest_numbers)}")
         for index, port in enumerate(guest.ports):
             device = f"eth{index}"
             space, bridge = self._bridges[port.network_id]
-            peer = f"vm{next(self._numbers)}"
+            peer = f"vm{next(self._port_numbers)}"
             run("ip", "link", "add", device, "netns", own, "type", "veth", "peer", peer, "netns", space)
             run("ip", "-n", space, "link", "set", peer, "master", bridge, "up")
             run("ip", "-n", own, "link", "set", device, "address", port.mac, "up")
