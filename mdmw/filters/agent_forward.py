@@ -96,9 +96,6 @@ def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callabl
     return lambda app: Either(SOURCE, forward, app)
 
 
-app_factory.requires = AgentForward.requires  # type: ignore[attr-defined]
-
-
 def _addresses(texts: list[str], settings: object) -> list[Address]:
     try:
         return [parse_address(text, "http", _NO_DEFAULT_PORT) for text in texts]

@@ -7,7 +7,7 @@ Place: after instance-resolve, before nova-forward.
 """
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from oslo_config import cfg
 
@@ -83,11 +83,7 @@ def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callabl
     if settings.identify_mode == "instance":
         if provider_id:
             raise refuse(settings, "metadata_provider_id", "does not go with identify_mode = instance")
-        return lambda app: HmacSign(app, signer)
+        return partial(HmacSign, signer=signer)
     if not provider_id:
         raise refuse(settings, "metadata_provider_id", "identify_mode = provider needs it")
-    return lambda app: ProviderSign(app, signer, provider_id)
-
-
-filter_factory.requires = ProviderSign.requires  # type: ignore[attr-defined]
-filter_factory.provides = HmacSign.provides  # type: ignore[attr-defined]
+    return partial(ProviderSign, signer=signer, provider_id=provider_id)

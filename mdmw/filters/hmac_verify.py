@@ -9,6 +9,7 @@ Place: first, where only signing peers can connect. "/" passes unverified, as in
 
 import posixpath
 from collections.abc import Callable, Mapping
+from functools import partial
 from urllib.parse import unquote
 
 from oslo_config import cfg
@@ -84,6 +85,12 @@ class HmacVerify(Filter):
             raise Refused(f"the signature of {message!r} does not fit")
 
 
+class ProviderVerify(HmacVerify):
+    """With providers it may leave a source instead, for instance-resolve behind it."""
+
+    provides = frozenset({INSTANCE, SOURCE})
+
+
 def _needed(environ: Environ, name: str) -> str:
     value = wire.read_header(environ, name)
     if not value:
@@ -110,8 +117,10 @@ def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callabl
     for provider_id, network_id in settings.providers.items():
         if not is_uuid(network_id):
             raise refuse(settings, "providers", f"{provider_id}: {network_id!r} is not a UUID")
-    return lambda app: HmacVerify(app, signer, settings.providers, settings.max_target, settings.max_headers)
-
-
-# With providers it leaves a source for instance-resolve, without it an instance.
-filter_factory.provides = frozenset({INSTANCE, SOURCE})  # type: ignore[attr-defined]
+    return partial(
+        ProviderVerify if settings.providers else HmacVerify,
+        signer=signer,
+        providers=settings.providers,
+        max_target=settings.max_target,
+        max_headers=settings.max_headers,
+    )

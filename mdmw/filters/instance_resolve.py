@@ -8,6 +8,7 @@ Place: after source-identify. The resolver is a plug-in (`mdmw.resolvers`).
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import SimpleNamespace
 
 from oslo_config import cfg
@@ -65,9 +66,4 @@ def load_section(
 
 def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callable[[App], InstanceResolve]:
     """Paste entry point; raises `ConfigError`."""
-    resolver = make_resolver(global_conf, local_conf)
-    return lambda app: InstanceResolve(app, resolver)
-
-
-filter_factory.requires = InstanceResolve.requires  # type: ignore[attr-defined]
-filter_factory.provides = InstanceResolve.provides  # type: ignore[attr-defined]
+    return partial(InstanceResolve, resolver=make_resolver(global_conf, local_conf))

@@ -110,9 +110,6 @@ def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callabl
     return lambda app: Either(PROOFS, forward, app)
 
 
-app_factory.requires = NovaForward.requires  # type: ignore[attr-defined]
-
-
 def _addresses(settings: SimpleNamespace) -> list[Address]:
     try:
         addresses = [

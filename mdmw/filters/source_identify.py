@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -186,10 +187,12 @@ def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callabl
     """Paste entry point; raises `ConfigError`."""
     settings = load("source-identify", OPTIONS, global_conf, local_conf)
     identify = _IDENTIFY[settings.mode](settings)
-    return lambda app: SourceIdentify(app, identify, settings.max_target, settings.max_headers)
-
-
-filter_factory.provides = SourceIdentify.provides  # type: ignore[attr-defined]
+    return partial(
+        SourceIdentify,
+        identify=identify,
+        max_target=settings.max_target,
+        max_headers=settings.max_headers,
+    )
 
 
 def _fixed(settings: SimpleNamespace) -> Identify:
@@ -265,11 +268,7 @@ def _entry(entry: object) -> Place:
     fields = dict(entry) if isinstance(entry, dict) else {}
     address = fields.pop("address", None)
     kind, value = fields.popitem() if len(fields) == 1 else ("", None)
-    if (
-        kind not in ("network", "router")
-        or not isinstance(value, str)
-        or not isinstance(address, str | None)
-    ):
+    if kind not in ("network", "router") or not isinstance(value, str) or not isinstance(address, str | None):
         raise ValueError('{"network": UUID} or {"router": UUID} is allowed, and "address": IP')
     return _place(kind, value, address)
 

@@ -3,8 +3,8 @@
 import configparser
 import os
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,23 +25,13 @@ NAME_VARIABLE = "MDMW_PIPELINE"
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One section of a pipeline as Paste sees it."""
+    """One section of a pipeline as Paste sees it; nothing is built yet."""
 
     section: str
     entry_point: str
-    factory: Any
-    global_conf: Mapping[str, str] = field(repr=False)
-    local_conf: Mapping[str, str] = field(repr=False)
-
-    @property
-    def requires(self) -> frozenset[str]:
-        """Environ keys that an earlier stage must leave."""
-        return getattr(self.factory, "requires", frozenset())
-
-    @property
-    def provides(self) -> frozenset[str]:
-        """Environ keys that it leaves."""
-        return getattr(self.factory, "provides", frozenset())
+    global_conf: Mapping[str, str]
+    local_conf: Mapping[str, str]
+    create: Callable[[], Any]
 
 
 def ini_file() -> str:
@@ -62,26 +52,30 @@ def names(path: str) -> list[str]:
 
 
 def stages(path: str, pipeline: str) -> list[Stage]:
-    """The stages of a pipeline in request order; raises `ConfigError` for a bad order."""
+    """The stages of a pipeline in request order, the application last; raises `ConfigError`."""
     sections = _sections(path)
     if not sections.has_option(f"pipeline:{pipeline}", "pipeline"):
         there = ", ".join(names(path)) or "none"
-        raise ConfigError(
-            f"{path}: no [pipeline:{pipeline}] with a line 'pipeline = ...'; there are: {there}"
-        )
+        raise ConfigError(f"{path}: no [pipeline:{pipeline}] with 'pipeline = ...'; there are: {there}")
     order = sections.get(f"pipeline:{pipeline}", "pipeline").split()
     context = _paste(path, lambda: loadwsgi.loadcontext(loadwsgi.APP, _uri(path), name=pipeline))
     contexts = [*context.filter_contexts, context.app_context]
-    found = [_stage(name, stage) for name, stage in zip(order, contexts, strict=True)]
-    _check_order(path, pipeline, found)
-    return found
+    return [_stage(name, stage) for name, stage in zip(order, contexts, strict=True)]
 
 
 def load(pipeline: str, path: str | None = None) -> App:
-    """The application of `pipeline`; raises `ConfigError`, one line."""
+    """The application of `pipeline`, built as Paste builds it; raises `ConfigError`, one line.
+
+    A bad order is refused too: a stage says what it `requires` and `provides`,
+    as attributes of what its factory returns.
+    """
     path = path or ini_file()
-    stages(path, pipeline)
-    app: App = _paste(path, lambda: loadwsgi.loadapp(_uri(path), name=pipeline))
+    found = stages(path, pipeline)
+    built = [_paste(path, stage.create) for stage in found]
+    _check_order(f"{path}: [pipeline:{pipeline}]", [s.section for s in found], built)
+    app: App = built.pop()
+    for make_filter in reversed(built):
+        app = make_filter(app)
     return app
 
 
@@ -100,23 +94,28 @@ def load_or_exit(pipeline: str) -> App:
         sys.exit(arbiter.Arbiter.WORKER_BOOT_ERROR if arbiter else 2)
 
 
-def _check_order(path: str, pipeline: str, found: list[Stage]) -> None:
+def _check_order(place: str, sections: list[str], built: list[Any]) -> None:
     there: set[str] = set()
-    for stage in found:
-        missing = stage.requires - there
+    for section, stage in zip(sections, built, strict=True):
+        missing = _declared(stage, "requires") - there
         if missing:
             raise ConfigError(
-                f"{path}: [pipeline:{pipeline}]: {stage.section!r} needs {', '.join(sorted(missing))}, "
-                "which no filter before it provides"
+                f"{place}: {section!r} needs {', '.join(sorted(missing))}, which no filter before it provides"
             )
-        there |= stage.provides
+        there |= _declared(stage, "provides")
+
+
+def _declared(stage: Any, attribute: str) -> frozenset[str]:
+    # A filter is not made before it has its application: look at the class in the partial.
+    return frozenset(getattr(getattr(stage, "func", stage), attribute, ()))
 
 
 def _stage(section: str, context: Any) -> Stage:
-    while getattr(context, "app_context", None) is not None:  # a section with 'use = another'
-        context = context.app_context
+    inner = context
+    while getattr(inner, "app_context", None) is not None:  # a section with 'use = another'
+        inner = inner.app_context
     return Stage(
-        section, context.entry_point_name or "", context.object, context.global_conf, context.local_conf
+        section, inner.entry_point_name or "", context.global_conf, context.local_conf, context.create
     )
 
 

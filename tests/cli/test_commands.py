@@ -135,8 +135,9 @@ def test_serve_runs_a_pipeline_of_another_name(ini, tmp_path):
     ini.write_text(ini.read_text() + "\n[pipeline:mine]\npipeline = verify responder\n")
     ini.write_text(ini.read_text().replace("state = /var/lib/mdmw", f"state = {tmp_path}"))
     code = (
-        "import os, sys; from mdmw.cli import main; os.execv = lambda p, a: print(a[-1], os.environ['MDMW_PIPELINE']);"
-        "main.main(sys.argv[1:])"
+        "import os, sys; from mdmw.cli.main import main;"
+        "os.execv = lambda program, argv: print(argv[-1], os.environ['MDMW_PIPELINE']);"
+        "main(sys.argv[1:])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "serve", "mine", "--ini", str(ini)],

@@ -4,7 +4,7 @@ import pytest
 from responder_client import SAMPLE, Client
 
 from mdmw.errors import ConfigError
-from mdmw.responder.app import app_factory
+from mdmw.responder.app import Responder, app_factory
 
 LEAF = "/latest/meta-data/hostname"
 
@@ -71,4 +71,4 @@ def test_no_inventory():
 
 
 def test_says_what_it_needs():
-    assert app_factory.requires == {"mdmw.instance"}
+    assert Responder.requires == {"mdmw.instance"}
