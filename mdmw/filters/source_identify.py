@@ -12,7 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,11 +20,12 @@ from types import SimpleNamespace
 from oslo_config import cfg
 
 from mdmw import wire
-from mdmw.errors import BadRequest, ConfigError
+from mdmw.errors import BadRequest, ConfigError, Unavailable
 from mdmw.filters.base import App, Filter
 from mdmw.filters.listener import listener_keys
+from mdmw.filters.neighbours import neighbour_mac
 from mdmw.options import load, refuse
-from mdmw.records import SOURCE, Environ, Scope, Source, is_uuid, normalise_address
+from mdmw.records import SOURCE, Environ, Scope, Source, is_link_local_v6, is_uuid, normalise_address
 from mdmw.reloading import ReloadingFile
 from mdmw.signing import RELAY_SECRET, Signer, relay_signer, secret_options
 
@@ -47,6 +48,12 @@ OPTIONS = [
         "address",
         help="mode fixed: the address of the one guest that can reach this listener, where the connection "
         "does not show it (user-mode networking, a unix socket). Default: the address of the TCP peer.",
+    ),
+    cfg.BoolOpt(
+        "client_mac",
+        default=False,
+        help="mode fixed: tell the agent the MAC of a guest with an IPv6 link-local address, from the "
+        "neighbour table of this process's namespace. Finds guests whose address hides it (RFC 7217).",
     ),
     cfg.StrOpt(
         "listeners_file",
@@ -118,6 +125,21 @@ def by_listener(table: ReloadingFile[Mapping[str, Place]]) -> Identify:
         raise BadRequest(f"no scope for listener {' or '.join(keys) or 'unknown'}")
 
     return identify
+
+
+def with_mac(identify: Identify) -> Identify:
+    """Adds the MAC that the kernel saw, where Neutron can find a guest only by it (R-8)."""
+
+    def seen(environ: Environ) -> Source:
+        source = identify(environ)
+        if not is_link_local_v6(source.address):
+            return source
+        try:
+            return replace(source, mac=neighbour_mac(source.address))
+        except OSError as error:
+            raise Unavailable(f"the neighbour table cannot be read: {error}") from None
+
+    return seen
 
 
 class Relay:
@@ -196,14 +218,15 @@ def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callabl
 
 
 def _fixed(settings: SimpleNamespace) -> Identify:
-    _only(settings, {"network_id", "router_id", "address"})
+    _only(settings, {"network_id", "router_id", "address", "client_mac"})
     if bool(settings.network_id) == bool(settings.router_id):
         raise refuse(settings, "network_id", "mode fixed takes exactly one of network_id and router_id")
     option = "network_id" if settings.network_id else "router_id"
     try:
-        return _place(option.removesuffix("_id"), getattr(settings, option), settings.address).source
+        place = _place(option.removesuffix("_id"), getattr(settings, option), settings.address)
     except ValueError as error:
         raise refuse(settings, option, str(error)) from None
+    return with_mac(place.source) if settings.client_mac else place.source
 
 
 def _listener(settings: SimpleNamespace) -> Identify:
@@ -234,6 +257,7 @@ _OF_ONE_MODE = (
     "network_id",
     "router_id",
     "address",
+    "client_mac",
     "listeners_file",
     "relay_peers",
     RELAY_SECRET,
