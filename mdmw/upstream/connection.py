@@ -173,7 +173,8 @@ def _connected(
         return sock
     sock.settimeout(_left(deadline))
     tls.sslsocket_class = _TLSSocket
-    return tls.wrap_socket(sock, server_hostname=host)  # type: ignore[return-value]
+    # A connection that ends without TLS saying so was cut, perhaps by somebody on the way.
+    return tls.wrap_socket(sock, server_hostname=host, suppress_ragged_eofs=False)  # type: ignore[return-value]
 
 
 def _connect(sock: _Socket, target: Any, deadline: float) -> None:

@@ -23,5 +23,6 @@ def client_context(
     else:
         context.load_default_certs()
     if client_cert:
-        context.load_cert_chain(client_cert, client_key)
+        # OpenSSL would ask for the passphrase of an encrypted key on the terminal.
+        context.load_cert_chain(client_cert, client_key, password="")
     return context
