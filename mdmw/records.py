@@ -25,6 +25,9 @@ Environ = dict[str, Any]
 
 METADATA_ADDRESS = "169.254.169.254"
 
+# The metadata address itself in both versions, and broadcast.
+_NOBODY = frozenset({METADATA_ADDRESS, "fe80::a9fe:a9fe", "255.255.255.255"})
+
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _EUI64_MIDDLE = b"\xff\xfe"
@@ -88,16 +91,19 @@ def normalise_address(text: str) -> str:
     IPv4-mapped IPv6 becomes IPv4, a zone is cut off, IPv6 is compressed and
     lower-case. Raises `BadRequest` for what no guest can have as its address.
     """
-    address, _, _zone = text.partition("%")
+    address, zone, _ = text.partition("%")
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
         raise BadRequest(f"source address {text!r} is not an IP address") from None
+    if zone and ip.version == 4:
+        raise BadRequest(f"source address {text!r} has a zone, which only IPv6 has")
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped:
         ip = ip.ipv4_mapped
-    if ip.is_loopback or ip.is_unspecified or ip.is_multicast or str(ip) == METADATA_ADDRESS:
+    normal = str(ip)
+    if ip.is_loopback or ip.is_unspecified or ip.is_multicast or normal in _NOBODY:
         raise BadRequest(f"source address {text!r} cannot be a guest's")
-    return str(ip)
+    return normal
 
 
 @lru_cache(maxsize=8192)
