@@ -58,7 +58,10 @@ _FORGEABLE_KEYS = frozenset(_KEY.values()) | {
     "HTTP_X_IDENTITY_STATUS",
     "HTTP_X_ROLES",
     "HTTP_X_ROLE",
-    "HTTP_X_OVN_NETWORK_ID",
+    "HTTP_X_USER",
+    "HTTP_X_TENANT",
+    "HTTP_X_IS_ADMIN_PROJECT",
+    "HTTP_OPENSTACK_SYSTEM_SCOPE",
 }
 _FORGEABLE_PREFIXES = (
     "HTTP_X_FORWARDED_",
@@ -74,14 +77,12 @@ _FORGEABLE_PREFIXES = (
     "HTTP_X_INSTANCE_",
     "HTTP_X_METADATA_",
     "HTTP_X_MDMW_",
+    "HTTP_PROXY_",
 )
 _HOP_BY_HOP_KEYS = frozenset(
     {
         "HTTP_KEEP_ALIVE",
         "HTTP_PROXY",
-        "HTTP_PROXY_AUTHENTICATE",
-        "HTTP_PROXY_AUTHORIZATION",
-        "HTTP_PROXY_CONNECTION",
         "HTTP_TE",
         "HTTP_TRAILER",
         "HTTP_UPGRADE",
@@ -122,7 +123,9 @@ _FROM_NOVA = frozenset(
 _FROM_AGENT = _FROM_NOVA | {REQUEST_ID.lower()}
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_BAD_TARGET = re.compile(r"[\x00-\x20\x7f\\]")
+# WSGI gives text of which each character is a byte; what is not cannot be sent on.
+_BAD_VALUE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
+_BAD_TARGET = re.compile(r"[^\x21-\x5b\x5d-\x7e\x80-\xff]")
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _DIGITS = re.compile(r"[0-9]{1,18}")
@@ -152,8 +155,8 @@ def check_request(environ: Environ, max_target: int, max_headers: int) -> None:
     for key, value in environ.items():
         if key.startswith("HTTP_") or key == "CONTENT_TYPE":
             size += len(key) + len(value)
-            if _CONTROL.search(value) and _CONTROL.search(value.replace("\t", " ")):
-                raise BadRequest(f"control character in header {key}")
+            if _BAD_VALUE.search(value):
+                raise BadRequest(f"a character that cannot be in a header, in {key!r}")
     if size > max_headers:
         raise HeadersTooLarge(f"the headers have {size} bytes, {max_headers} are allowed")
     length = environ.get("CONTENT_LENGTH")
@@ -171,22 +174,25 @@ def request_target(environ: Environ) -> str:
     REQUEST_URI nor RAW_URI has decoded the path; it is then quoted again, which
     cannot tell `%2F` from `/`.
     """
-    raw = environ.get("REQUEST_URI") or environ.get("RAW_URI")
-    if raw is None:
-        path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
-        query = environ.get("QUERY_STRING")
-        raw = quote(path, _PATH_SAFE, encoding="latin-1") + (f"?{query}" if query else "")
-    target: str = raw
-    if not target.startswith("/"):
-        absolute = _ABSOLUTE.match(target)
-        if not absolute:
-            raise BadRequest("the request target is neither in origin nor in absolute form")
-        target = target[absolute.end() :]
-        if not target.startswith("/"):
-            target = "/" + target
+    target = environ.get("REQUEST_URI") or environ.get("RAW_URI") or _quoted_again(environ)
     if _BAD_TARGET.search(target):
         raise BadRequest("control character, space or backslash in the request target")
-    return target
+    if target.startswith("/"):
+        return target
+    absolute = _ABSOLUTE.match(target)
+    if not absolute:
+        raise BadRequest("the request target is neither in origin nor in absolute form")
+    target = target[absolute.end() :]
+    return target if target.startswith("/") else "/" + target
+
+
+def _quoted_again(environ: Environ) -> str:
+    path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    query = environ.get("QUERY_STRING")
+    try:
+        return quote(path, _PATH_SAFE, encoding="latin-1") + (f"?{query}" if query else "")
+    except UnicodeEncodeError:
+        raise BadRequest("the request path has characters that are not bytes") from None
 
 
 def strip(environ: Environ) -> None:
@@ -333,8 +339,9 @@ def from_agent(headers: Iterable[tuple[str, str]]) -> Headers:
 
 
 def _pass(headers: Iterable[tuple[str, str]], names: frozenset[str]) -> Headers:
-    return [(name, _one_line(value)) for name, value in headers if name.lower() in names]
+    return [(name, one_line(value)) for name, value in headers if name.lower() in names]
 
 
-def _one_line(value: str) -> str:
-    return " ".join(value.split()) if _CONTROL.search(value) else value
+def one_line(value: str) -> str:
+    """A header value or reason phrase of an upstream, folded lines and control characters made spaces."""
+    return " ".join(_CONTROL.sub(" ", value).split()) if _CONTROL.search(value) else value
