@@ -11,6 +11,9 @@ class Traits:
     keep_alive: bool = True  # W-11
     chunked_requests: bool = True  # W-8; else 411
     answers_expect: bool = True  # W-9: 100 Continue
+    closes_connect: bool = False  # W-6: no 405 for CONNECT
+    cut_shows_without_length: bool = True  # W-17: a body whose length nobody knew, cut by Nova
+    odd_targets: bool = True  # W-7: characters that RFC 3986 does not allow in a path, such as ^
     several_listeners: bool = True
     keeps_names_apart: bool = True  # W-2, W-3: X_Name is dropped, or joined to X-Name with a comma
 
@@ -18,7 +21,16 @@ class Traits:
 TRAITS: dict[str, Traits] = {
     "gunicorn-gthread": Traits(),
     "gunicorn-gevent": Traits(),
-    "uwsgi": Traits(keep_alive=False, chunked_requests=False, answers_expect=False),
+    "uwsgi": Traits(
+        keep_alive=False, chunked_requests=False, answers_expect=False, cut_shows_without_length=False
+    ),
     "waitress": Traits(),
-    "granian": Traits(raw_target=False, several_listeners=False, keeps_names_apart=False),
+    "granian": Traits(
+        raw_target=False,
+        several_listeners=False,
+        keeps_names_apart=False,
+        cut_shows_without_length=False,
+        closes_connect=True,
+        odd_targets=False,
+    ),
 }
