@@ -16,6 +16,7 @@ from bench.loads import Figures, Loads, Sizes
 from bench.paths import C_LIMIT, ROWS, Node, Row
 from bench.processes import NotReady, memory
 from bench.topology import topology
+from bench.usage import Usage
 
 _QUICK = Sizes(warm_up=1, seconds=2, guests=100, idle=50)
 _TOOLS = ("ip", "haproxy", "wrk")
@@ -49,9 +50,11 @@ def measure(rows: list[Row], sizes: Sizes) -> Mapping[Row, Figures]:
         body.write_bytes(haproxies.meta_data())
         node = Node(namespaces, directory)
         loads = Loads(namespaces, sizes, body)
-        with node.upstream(body):
+        with node.upstream(body) as nova:
             for row in rows:
+                before = Usage.now([nova])
                 results[row] = _row(node, loads, row)
+                results[row]["others"] = Usage.now([nova]).others_since(before)
                 _print([report.line(row, results[row])])
     return results
 

@@ -13,20 +13,21 @@ _LEGEND = """\
 One machine, one run. Times in ms, wall in s, memory in MiB (PSS of the path's processes, after the storm).
 Closed loop: a fixed number of connections at a time, one request each; the upstream answers at once.
 Storm: guests that ask one thing after the other, a connection each; the upstream takes 20 ms.
-Idle: one request at a time; "above" is its p50 less that of the upstream called directly."""
+Idle: one request at a time; "above" is its p50 less that of the upstream called directly.
+Others: the share of the machine, in %, that other programs used meanwhile; if above a few, run again."""
 _NAME = "{:<34}"
 _CLOSED_LOOP = "{:>7} {:>6} {:>6} {:>4}"
 _STORM = "{:>6} {:>6} {:>6} {:>6} {:>4}"
 _IDLE = "{:>6} {:>6}"
-_LINE = f"{_NAME}| {_CLOSED_LOOP} | {_STORM} | {_IDLE} | {{:>6}}"
+_LINE = f"{_NAME}| {_CLOSED_LOOP} | {_STORM} | {_IDLE} | {{:>6}} | {{:>6}}"
 
 
 def heading() -> Iterator[str]:
     """What stands above the table."""
     yield _LEGEND
     yield ""
-    yield f"{'':<34}| {'closed loop':^26} | {'storm':^32} | {'idle':^13} |"
-    columns = "req/s p50 p99 err wall req/s p50 p99 err p50 above memory"
+    yield f"{'':<34}| {'closed loop':^26} | {'storm':^32} | {'idle':^13} |        |"
+    columns = "req/s p50 p99 err wall req/s p50 p99 err p50 above memory others"
     yield _LINE.format("path, server", *columns.split())
 
 
@@ -42,6 +43,7 @@ def line(row: Row, figures: Figures) -> str:
         f"{storm['wall']:.2f}", f"{storm['rate']:.0f}", _ms(storm["p50"]), _ms(storm["p99"]), storm["errors"],
         _ms(idle["p50"], 2), _ms(idle["above_direct"], 2),
         f"{figures['memory'] / 2**20:.1f}",
+        f"{figures['others'] * 100:.0f}",
     )  # fmt: skip
 
 
