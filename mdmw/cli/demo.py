@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -31,7 +30,6 @@ from mdmw.wsgi.pipelines import INI_VARIABLE
 _METADATA_URL = "http://169.254.169.254"
 _START_TIMEOUT = 30.0
 _ASK_TIMEOUT = 10
-_PROGRAMS = ("ip", "nft", "curl")
 
 #: Ask a guest's question: (guest, path) -> (status, body).
 Ask = Callable[[Guest, str], tuple[int, bytes]]
@@ -56,12 +54,12 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> int:
     """Print the table of answers; 0 when all are right, 1 when one is wrong."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    missing = [program for program in _PROGRAMS if not shutil.which(program)]
-    in_namespaces = os.geteuid() == 0 and not missing
-    if not in_namespaces and not arguments.json:
-        why = f"{', '.join(missing)} not found" if missing else "not root"
-        print(f"{why}: no namespaces, no router, no curl in a guest; each guest has a port on loopback\n")
-    with running(in_namespaces) as demo:
+    obstacle = sandbox.obstacle()
+    if obstacle and not arguments.json:
+        print(
+            f"{obstacle}: no namespaces, no router, no curl in a guest; each guest has a port on loopback\n"
+        )
+    with running(in_namespaces=not obstacle) as demo:
         answers = demo.answers()
         if arguments.json:
             print(json.dumps([answer.as_dict() for answer in answers], indent=2))

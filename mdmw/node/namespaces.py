@@ -11,12 +11,14 @@ import subprocess
 import threading
 from pathlib import Path
 
+from mdmw.errors import MdmwError
+
 _CLONE_NEWNET = 0x40000000
 _RUN_NETNS = Path("/run/netns")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class CommandError(Exception):
+class CommandError(MdmwError):
     """`ip` or `nft` said no; the text is what it said."""
 
 

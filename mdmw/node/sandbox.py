@@ -8,7 +8,9 @@ redirected to 9697 (spec 4.6); each guest gets one with its MAC, address and rou
 import contextlib
 import ipaddress
 import itertools
+import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -17,6 +19,7 @@ from mdmw.node.namespaces import CommandError, run
 from mdmw.records import METADATA_ADDRESS, Scope
 
 METADATA_PORT = 80
+_PROGRAMS = ("ip", "nft", "curl")
 ROUTER_PORT = 9697
 _REDIRECT = f"""
 table ip mdmw {{
@@ -44,6 +47,25 @@ class Site:
 
     listeners: tuple[Listener, ...]
     guests: dict[str, str]
+
+
+def obstacle() -> str:
+    """Why there can be no sandbox here, in one line; empty when there can be one."""
+    if os.geteuid():
+        return "not root"
+    missing = [program for program in _PROGRAMS if not shutil.which(program)]
+    if missing:
+        return f"{', '.join(missing)} not found"
+    trial = f"mdmw-{secrets.token_hex(3)}"
+    try:
+        run("ip", "netns", "add", trial)
+        try:
+            run("ip", "netns", "exec", trial, "true")
+        finally:
+            run("ip", "netns", "delete", trial)
+    except CommandError as error:
+        return str(error)
+    return ""
 
 
 @contextlib.contextmanager

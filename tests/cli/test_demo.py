@@ -29,7 +29,7 @@ def test_a_wrong_answer_is_status_1(monkeypatch, capsys):
         yield "/openstack", 200, "made up", guest.name != "green-1"
 
     monkeypatch.setattr(demo, "_questions", questions)
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)  # so it does not try namespaces
     before = signal.getsignal(signal.SIGTERM)
     try:
         assert main(["demo", "--once"]) == 1
