@@ -6,6 +6,7 @@ has a `ConfigOpts` of its own, so two sections of one filter never see each othe
 """
 
 import configparser
+import math
 import re
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ CONFIG_FILE = cfg.ListOpt(
     "The section of the paste file wins over them.",
 )
 _LOCATION = re.compile(r"LocationInfo\(.*?detail='(.*?)'\)")  # how oslo.config names a file
+_QUOTED_LINE = re.compile(r": (['\"]).*\1$", re.DOTALL)  # how oslo.config ends a parse error
 _PASTE_KEYS = frozenset({"use", "paste.filter_factory", "paste.app_factory", "paste.composite_factory"})
 
 
@@ -48,18 +50,27 @@ def load(
     values = {known[o].dest: _parse(place, known[o], o, text) for o, text in given.items()}
     files = values.pop(CONFIG_FILE.dest, [])
 
+    # What the section gives stays out of oslo.config, which would replace a $name in it.
     conf = cfg.ConfigOpts()
-    conf.register_opts(options)
-    for option, value in values.items():
-        conf.set_override(option, value)
+    conf.register_opts([opt for opt in options if opt.dest not in values])
     try:
         conf(args=[], project="mdmw", default_config_files=files, default_config_dirs=[], use_env=False)
-        settings = {opt.dest: conf[opt.dest] for opt in options}
     except cfg.RequiredOptError as error:
         raise ConfigError(f"{place}: option {error.opt_name!r} is required") from None
+    except cfg.ConfigFileParseError as error:
+        line = _QUOTED_LINE.sub("", str(error))  # it may hold a secret
+        raise ConfigError(f"{place}: {_one_line(line)}") from None
     except (cfg.Error, ValueError, OSError) as error:
-        raise ConfigError(f"{place}: {_one_line(error)}") from None
-    return SimpleNamespace(place=place, **settings)
+        raise ConfigError(f"{place}: {', '.join(files)}: {_one_line(error)}") from None
+    rest = {opt.dest: _from_files(place, opt, conf) for opt in options if opt.dest not in values}
+    return Settings(place=place, **values, **rest)
+
+
+class Settings(SimpleNamespace):
+    """One attribute per option, and `place` for messages; shows no values, since some are secret."""
+
+    def __repr__(self) -> str:
+        return f"<settings of {self.place}>"
 
 
 def refuse(settings: SimpleNamespace, option: str, problem: str) -> ConfigError:
@@ -79,12 +90,26 @@ def shown(opt: cfg.Opt, value: object) -> str:
 def _parse(place: str, opt: cfg.Opt, option: str, text: str) -> Any:
     try:
         if opt.multi:
-            return [opt.type(line.strip()) for line in text.splitlines() if line.strip()]
-        return opt.type(text)
+            return [opt.type(line.strip()) for line in text.split("\n") if line.strip()]
+        return _finite(opt.type(text))
     except (ValueError, TypeError) as error:
         shown = "****" if opt.secret else repr(text)
         why = "not allowed" if opt.secret else _one_line(error)
         raise ConfigError(f"{place}: option {option!r}: value {shown}: {why}") from None
+
+
+def _from_files(place: str, opt: cfg.Opt, conf: cfg.ConfigOpts) -> Any:
+    try:
+        return _finite(conf[opt.dest])
+    except (cfg.Error, ValueError) as error:
+        why = "the value is not allowed" if opt.secret else _one_line(error)
+        raise ConfigError(f"{place}: option {opt.dest!r}: {why}") from None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is not a finite number")
+    return value
 
 
 def _spellings(opt: cfg.Opt) -> list[str]:
@@ -116,7 +141,7 @@ def _section(path: str, name: str, local_conf: Mapping[str, str]) -> str | None:
         if not items.get("use", "").endswith(f"#{name}"):
             continue
         plain = {key for key in items if key not in _PASTE_KEYS and " " not in key}
-        if plain - set(defaults) == set(local_conf):
+        if plain - set(defaults) == set(local_conf) and _may_be(items, local_conf):
             if dropped := plain & set(defaults):
                 raise ConfigError(
                     f"{path}: [{section}]: option {min(dropped)!r} is in [DEFAULT] too, and Paste then "
@@ -124,6 +149,11 @@ def _section(path: str, name: str, local_conf: Mapping[str, str]) -> str | None:
                 )
             return section
     return None
+
+
+def _may_be(items: Mapping[str, str], local_conf: Mapping[str, str]) -> bool:
+    """Whether the section has these values, as far as they are not interpolated."""
+    return all(items[option] == value or "%" in items[option] for option, value in local_conf.items())
 
 
 def _one_line(error: object) -> str:

@@ -7,24 +7,32 @@ from oslo_config import cfg
 from mdmw.errors import ConfigError
 from mdmw.upstream.exchange import Limits
 
+_DAY = 86400.0
+
 
 def limit_options(prefix: str, read_timeout: float, total_timeout: float) -> list[cfg.Opt]:
     """Options for the fields of `Limits`; durations are seconds."""
     default = Limits()
     return [
         cfg.FloatOpt(
-            f"{prefix}_connect_timeout", default=default.connect_timeout, min=0.01, help="Seconds to connect."
+            f"{prefix}_connect_timeout",
+            default=default.connect_timeout,
+            min=0.01,
+            max=_DAY,
+            help="Seconds to connect.",
         ),
         cfg.FloatOpt(
             f"{prefix}_timeout",
             default=read_timeout,
             min=0.01,
+            max=_DAY,
             help="Seconds without a byte of the answer.",
         ),
         cfg.FloatOpt(
             f"{prefix}_total_timeout",
             default=total_timeout,
             min=0.01,
+            max=_DAY,
             help="Seconds for the whole request, queueing and retries included; less than the caller waits.",
         ),
         cfg.IntOpt(
@@ -43,18 +51,21 @@ def limit_options(prefix: str, read_timeout: float, total_timeout: float) -> lis
             f"{prefix}_queue_timeout",
             default=default.queue_timeout,
             min=0,
+            max=_DAY,
             help="Seconds a request waits before it gets 503.",
         ),
         cfg.FloatOpt(
             f"{prefix}_idle_timeout",
             default=default.idle_timeout,
             min=0,
+            max=_DAY,
             help="Seconds for which an idle connection is kept.",
         ),
         cfg.FloatOpt(
             f"{prefix}_cooldown",
             default=default.cooldown,
             min=0,
+            max=_DAY,
             help="Seconds for which an address that could not be connected to is asked last.",
         ),
     ]
