@@ -89,7 +89,7 @@ def read_secrets(settings: SimpleNamespace, name: str) -> tuple[str, ...]:
         except (ValueError, InvalidToken):
             raise refuse(settings, f"{name}_key_file", "is not the Fernet key of that file") from None
     try:
-        lines = content.decode().splitlines()
+        lines = content.decode().split("\n")
     except UnicodeDecodeError:
         raise refuse(settings, f"{name}_file", "is not UTF-8 text") from None
     secrets = tuple(line.strip() for line in lines if line.strip())
