@@ -66,8 +66,9 @@ def run(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> int:
         else:
             print(table([_HEADING, *(answer.row() for answer in answers)]))
         if not arguments.once:
-            print("\n" + "\n".join([*demo.hints, *_more_hints(demo.home), "Ctrl-C ends it."]), flush=True)
-            demo.wait()
+            with contextlib.suppress(KeyboardInterrupt):
+                print("\n" + "\n".join([*demo.hints, *_more_hints(demo.home), "Ctrl-C ends it."]), flush=True)
+                demo.wait()
     return 0 if all(answer.right for answer in answers) else 1
 
 
@@ -271,10 +272,9 @@ class _Starter:
                 self._wait_for(bind.removeprefix("unix:"), pipeline, process)
 
     def wait(self) -> None:
-        """Until Ctrl-C, or until one of the processes ends by itself."""
-        with contextlib.suppress(KeyboardInterrupt):
-            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
-            raise ConfigError(f"a process ended; its log is:\n{self._logs()}")
+        """Until one of the processes ends by itself, which is a `ConfigError`."""
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+        raise ConfigError(f"a process ended; its log is:\n{self._logs()}")
 
     def _wait_for(self, path: str, pipeline: str, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + _START_TIMEOUT

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mdmw.cli import check, completion, demo, resolve, serve, sign
 from mdmw.errors import MdmwError
 
+_INTERRUPTED = 130  # as a shell says of SIGINT
 _COMMANDS = (serve, check, resolve, sign, demo, completion)
 
 
@@ -34,4 +35,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:
         return 0
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     return status

@@ -226,7 +226,6 @@ def app_factory(global_conf: Mapping[str, str], **local_conf: str) -> Responder:
     )
 
 
-
 def _content_type(settings: SimpleNamespace) -> str:
     return JSON if settings.network_data_type == JSON else TEXT
 
