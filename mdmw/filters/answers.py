@@ -60,7 +60,7 @@ def answer(error: Exception, environ: Environ) -> Response:
         return _page(environ, 500, _UNEXPECTED, request_id)
     _, status, sentence = known
     level = logging.ERROR if isinstance(error, errors.Refused) else _level(status)
-    LOG.log(level, "%s %s: %d: %s", request_id, _describe(environ), status, error)
+    LOG.log(level, "%s %s: %d: %s", request_id, _describe(environ), status, wire.one_line(str(error)))
     response = _page(environ, status, sentence, request_id)
     if isinstance(error, errors.Unavailable):
         response.headers["Retry-After"] = str(error.retry_after)
@@ -84,6 +84,7 @@ def _level(status: int) -> int:
 
 
 def _page(environ: Environ, status: int, sentence: str, request_id: str) -> Response:
+    environ.setdefault("REQUEST_METHOD", "GET")  # uWSGI has none for a line it could not parse
     line = f"{status} {_phrase(status)}"
     if _prefers_json(environ):
         page = {"status": status, "title": line, "detail": sentence, "request_id": request_id}
@@ -116,4 +117,4 @@ def _new_request_id() -> str:
 
 def _describe(environ: Environ) -> str:
     source = environ.get(SOURCE) or environ.get("REMOTE_ADDR") or "a local peer"
-    return f"{source}: {environ.get('REQUEST_METHOD', '?')!s:.20}"
+    return wire.one_line(f"{source}: {environ.get('REQUEST_METHOD', '?')!s:.20}")

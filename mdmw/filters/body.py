@@ -4,6 +4,7 @@ from mdmw.errors import BadRequest, BodyTooLarge, LengthRequired, RequestTimeout
 from mdmw.records import Environ
 
 _CHUNK = 64 * 1024
+_MOST_DIGITS = 18
 
 
 def read_body(environ: Environ, limit: int) -> bytes:
@@ -15,7 +16,7 @@ def read_body(environ: Environ, limit: int) -> bytes:
     """
     length = environ.get("CONTENT_LENGTH")
     if length:
-        wanted = int(length)
+        wanted = _number(length)
         if wanted > limit:
             raise BodyTooLarge(f"a body of {wanted} bytes, {limit} are allowed")
         body = _read(environ, wanted)
@@ -30,6 +31,12 @@ def read_body(environ: Environ, limit: int) -> bytes:
     if len(body) > limit:
         raise BodyTooLarge(f"a chunked body of more than {limit} bytes")
     return body
+
+
+def _number(length: str) -> int:
+    if not (length.isascii() and length.isdecimal()) or len(length) > _MOST_DIGITS:
+        raise BadRequest(f"Content-Length {length[:40]!r} is not a number")
+    return int(length)
 
 
 def _read(environ: Environ, wanted: int) -> bytes:
