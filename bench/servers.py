@@ -42,9 +42,9 @@ def _gevent(application: str, listener: Listener) -> list[str]:
 def _uwsgi(application: str, listener: Listener) -> list[str]:
     # It closes after each answer; without the header a client cannot know, and sends into a closed socket.
     return [str(Path(sys.executable).with_name("uwsgi")), "--http-socket", str(listener),
-            "--listen", _BACKLOG, "--master", "--thunder-lock", "--processes", str(WORKERS), "--threads", _THREADS,
-            "--buffer-size", _HEADERS, "--add-header", "Connection: close", "--need-app", "--die-on-term",
-            "--disable-logging", "--module", application]  # fmt: skip
+            "--listen", _BACKLOG, "--master", "--thunder-lock", "--processes", str(WORKERS),
+            "--threads", _THREADS, "--buffer-size", _HEADERS, "--add-header", "Connection: close",
+            "--need-app", "--die-on-term", "--disable-logging", "--module", application]  # fmt: skip
 
 
 def _waitress(application: str, listener: Listener) -> list[str]:
