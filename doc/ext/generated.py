@@ -142,7 +142,7 @@ class Rules(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         self.env.note_reread()
-        tests = {path: path.read_text(encoding="utf-8") for path in _test_files()}
+        tests = {path: path.read_text(encoding="utf-8") for path in test_files()}
         lines = [".. list-table::", "    :header-rows: 1", "    :widths: 8 62 30", ""]
         lines += ["    * - Rule", "      - What it asks", "      - Tests that name it"]
         for rule, sentence in (line.split(maxsplit=1) for line in self.content if line):
@@ -159,8 +159,9 @@ def names_rule(text: str, rule: str) -> bool:
     return re.search(rf"\b{rule}\b|\bdef test_(\w+_)?{letter.lower()}{number}_", text) is not None
 
 
-def _test_files() -> list[Path]:
-    return [*sorted((ROOT / "tests").rglob("*.py")), ROOT / "mdmw" / "resolvers" / "conformance.py"]
+def test_files() -> list[Path]:
+    """Where tests are, the suite for resolvers included."""
+    return [*sorted((ROOT / "tests").rglob("test_*.py")), ROOT / "mdmw" / "resolvers" / "conformance.py"]
 
 
 def setup(app):  # type: ignore[no-untyped-def]
