@@ -25,8 +25,8 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOC.rglob("*.
 HEADINGS = ["Purpose", "Header contract", "Sample", "Options", "Faults"]
 SECRET = "a secret of the tests\n"
 
-_RST_BLOCK = re.compile(r"^\.\. code-block:: (\w+)\n((?:[ ]+:.*\n)*)\n((?:[ ]+.*\n|\n)+)", re.MULTILINE)
-_MD_BLOCK = re.compile(r"^```(\w+)()\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_RST_BLOCK = re.compile(r"^( *)\.\. code-block:: (\w+)\n\n((?:\1    .*\n|\n)+)", re.MULTILINE)
+_MD_BLOCK = re.compile(r"^()```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"^(?:[$#] |Exec\w+=\S*/)?mdmw (.+?)(?: > .*| \| .*)?$", re.MULTILINE)
 _MODULE = re.compile(r"# (\w+)\.py\n")
 
@@ -44,8 +44,8 @@ def blocks(document, *languages):
     source = document.read_text()
     pattern = _RST_BLOCK if document.suffix == ".rst" else _MD_BLOCK
     for match in pattern.finditer(source):
-        if match[1] in languages:
-            yield Block(match[1], textwrap.dedent(match[3]), source.count("\n", 0, match.start(3)) + 1)
+        if match[2] in languages:
+            yield Block(match[2], textwrap.dedent(match[3]), source.count("\n", 0, match.start(3)) + 1)
 
 
 def documents_with(language):
