@@ -76,7 +76,7 @@ def granian(pipeline: str, listeners: Sequence[Listener], workers: int = WORKERS
     (listener,) = listeners
     command = [_script("granian"), "--interface", "wsgi", "--http", "1", "--no-ws"]
     if listener.path:
-        command += ["--uds", str(listener), "--uds-permissions", "660"]
+        command += ["--uds", str(listener), "--uds-permissions", "0o660"]
     else:
         command += ["--host", listener.address, "--port", str(listener.port)]
     command += ["--workers", str(workers), "--blocking-threads", "200", "--backlog", "4096"]

@@ -122,7 +122,12 @@ def connected(listener: Listener, namespace: Namespace | None, source: str | Non
 
 @contextlib.contextmanager
 def started(
-    launch: Launch, ini: Path, listeners: tuple[Listener, ...], namespace: Namespace | None, log: Path
+    launch: Launch,
+    ini: Path,
+    listeners: tuple[Listener, ...],
+    namespace: Namespace | None,
+    log: Path,
+    pass_fds: tuple[int, ...] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run the server until the block ends; it is up when it answers on its first listener."""
     environ = {key: value for key, value in os.environ.items() if not key.startswith(("MDMW_", "PYTEST_"))}
@@ -130,7 +135,13 @@ def started(
     command = [*(namespace.command if namespace else []), *launch.command]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=ini.parent
+            command,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=ini.parent,
+            pass_fds=pass_fds,
         )
     try:
         _wait_until_ready(process, listeners[0], namespace, log)
@@ -149,15 +160,23 @@ def _wait_until_ready(
 ) -> None:
     deadline = time.monotonic() + READY_WITHIN
     while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise AssertionError(f"the server ended with {process.returncode}:\n{log.read_text()}")
         try:
             with Connection(connected(listener, namespace)) as connection:
                 connection.send(b"GET /ready HTTP/1.1\r\nHost: ready\r\nConnection: close\r\n\r\n")
-                connection.sock.settimeout(max(deadline - time.monotonic(), 0.1))
-                if connection.sock.recv(5) == b"HTTP/":
+                if _answers(connection, process, deadline):
                     return
         except OSError:
             pass
+        if process.poll() is not None:
+            raise AssertionError(f"the server ended with {process.returncode}:\n{log.read_text()}")
         time.sleep(0.02)  # the interval of the loop, which ends with the first answer
     raise AssertionError(f"no answer on {listener} in {READY_WITHIN} s:\n{log.read_text()}")
+
+
+def _answers(connection: Connection, process: subprocess.Popen[bytes], deadline: float) -> bool:
+    """Wait for the first bytes as long as the server lives: a master may listen before it has workers."""
+    connection.sock.settimeout(0.5)
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(TimeoutError):
+            return connection.sock.recv(5) == b"HTTP/"
+    return False
