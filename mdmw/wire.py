@@ -339,7 +339,7 @@ def from_agent(headers: Iterable[tuple[str, str]]) -> Headers:
 
 
 def _pass(headers: Iterable[tuple[str, str]], names: frozenset[str]) -> Headers:
-    return [(name, one_line(value)) for name, value in headers if name.lower() in names]
+    return [(name, one_line(value).strip(" \t")) for name, value in headers if name.lower() in names]
 
 
 def one_line(value: str) -> str:

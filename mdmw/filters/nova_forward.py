@@ -33,7 +33,7 @@ OPTIONS = [
         help="Nova's metadata API: host, host:port, [ipv6]:port or unix:/path. Of several, the next one "
         "is tried when one cannot be connected to.",
     ),
-    cfg.PortOpt("nova_metadata_port", default=8775, help="Port, where the address names none."),
+    cfg.PortOpt("nova_metadata_port", default=8775, min=1, help="Port, where the address names none."),
     cfg.StrOpt("nova_metadata_protocol", default="http", choices=["http", "https"], help="Protocol to Nova."),
     cfg.BoolOpt("nova_metadata_insecure", default=False, help="Do not verify Nova's certificate."),
     cfg.StrOpt("auth_ca_cert", help="CA bundle that verifies Nova's certificate."),
@@ -58,16 +58,11 @@ class NovaForward(Terminal):
         if PROOFS not in environ:
             raise PipelineError("nova-forward needs hmac-sign before it")
         answer = self._ask(environ)
-        if answer.status == 403:
+        try:
+            return _response(answer, environ)
+        except BaseException:
             answer.close()
-            raise Refused(f"Nova refused the signature of {_who(environ)}; compare the shared secrets")
-        if 300 <= answer.status < 400 and answer.status != 304:
-            answer.close()
-            raise BackendError(f"Nova answered with a redirect ({answer.status}), which is never followed")
-        if answer.status >= 500:
-            return _generic(answer, environ)
-        headers = admit_encoding(answer, wire.from_nova(answer.headers), environ)
-        return Relayed(answer, headers)
+            raise
 
     def _ask(self, environ: Environ) -> Answer:
         method = environ["REQUEST_METHOD"]
@@ -84,9 +79,21 @@ class NovaForward(Terminal):
         return answer
 
 
-def _generic(answer: Answer, environ: Environ) -> App:
+def _response(answer: Answer, environ: Environ) -> App:
+    """The table of spec 1.6."""
+    headers = wire.from_nova(answer.headers)
+    if answer.status == 403:
+        raise Refused(f"Nova refused the signature of {_who(environ)}; compare the shared secrets")
+    if 300 <= answer.status < 400 and answer.status != 304:
+        raise BackendError(f"Nova answered with a redirect ({answer.status}), which is never followed")
+    if 500 <= answer.status <= 599:
+        return _generic(answer, headers, environ)
+    return Relayed(answer, admit_encoding(answer, headers, environ))
+
+
+def _generic(answer: Answer, headers: wire.Headers, environ: Environ) -> App:
     text = answer.read(_ERROR_TEXT).decode("utf-8", "backslashreplace")
-    retry_after = next((value for name, value in answer.headers if name.lower() == "retry-after"), None)
+    retry_after = next((value for name, value in headers if name.lower() == "retry-after"), None)
     return of_status(answer.status, retry_after, f"Nova said {text!r} for {_who(environ)}", environ)
 
 
@@ -130,8 +137,14 @@ def _tls(settings: SimpleNamespace) -> Any:
         raise refuse(settings, missing, "nova_client_cert and nova_client_priv_key go together")
     if settings.nova_metadata_protocol != "https":
         return None
+    ca_file, insecure = settings.auth_ca_cert, settings.nova_metadata_insecure
     try:
-        return client_context(settings.auth_ca_cert, settings.nova_metadata_insecure, cert, key)
+        context = client_context(ca_file, insecure)
     except OSError as error:  # ssl.SSLError is one
-        option = "nova_client_cert" if cert else "auth_ca_cert"
-        raise refuse(settings, option, f"cannot be used: {error}") from None
+        raise refuse(settings, "auth_ca_cert", f"{ca_file} cannot be used: {error}") from None
+    if not cert:
+        return context
+    try:
+        return client_context(ca_file, insecure, cert, key)
+    except OSError as error:
+        raise refuse(settings, "nova_client_cert", f"{cert} with {key} cannot be used: {error}") from None

@@ -3,8 +3,9 @@
 import zlib
 from collections.abc import Iterable, Iterator
 
-from webob import Request
+from webob.acceptparse import AcceptEncodingValidHeader, create_accept_encoding_header
 
+from mdmw import wire
 from mdmw.errors import BackendError
 from mdmw.filters.base import StartResponse
 from mdmw.records import Environ
@@ -14,7 +15,7 @@ from mdmw.wire import Headers
 _BODILESS = frozenset({204, 304})
 _ZLIB_OR_GZIP = zlib.MAX_WBITS | 32
 _DECODED_LIMIT = 64 * BUFFER_LIMIT
-_DECODABLE = frozenset({"gzip", "x-gzip", "deflate"})
+_DECODABLE = frozenset({"gzip", "deflate"})
 
 
 class Relayed:
@@ -32,7 +33,11 @@ class Relayed:
         headers = self._headers
         if answer.length is not None and answer.status not in _BODILESS:
             headers = [*headers, ("Content-Length", str(answer.length))]
-        start_response(f"{answer.status} {answer.reason or 'Unknown'}", headers)
+        try:
+            start_response(f"{answer.status} {wire.one_line(answer.reason) or 'Unknown'}", headers)
+        except BaseException:  # the server will never close what it did not get
+            answer.close()
+            raise
         if isinstance(answer.body, Stream | DecodedStream):
             return answer.body
         return [answer.body] if answer.body else []
@@ -44,8 +49,9 @@ def admit_encoding(answer: Answer, headers: Headers, environ: Environ) -> Header
     Nova was asked for `identity`; this is for a web server in front of it that
     encodes all the same. What cannot be decoded passes as it is.
     """
-    coding = next((value.lower() for name, value in headers if name.lower() == "content-encoding"), "")
-    if not coding or coding not in _DECODABLE or _admits(environ, coding):
+    codings = ",".join(value for name, value in headers if name.lower() == "content-encoding")
+    coding = codings.strip().lower().removeprefix("x-")
+    if coding not in _DECODABLE or _admits(environ, coding):
         return headers
     if isinstance(answer.body, bytes):
         answer.body = _decode(answer.body) if answer.body else b""
@@ -63,32 +69,47 @@ class DecodedStream:
         self._stream = stream
 
     def __iter__(self) -> Iterator[bytes]:
-        decoder = zlib.decompressobj(_ZLIB_OR_GZIP)
-        try:
-            for chunk in self._stream:
-                rest = chunk
-                while rest:
-                    yield decoder.decompress(rest, BUFFER_LIMIT)
-                    rest = decoder.unconsumed_tail
-        except zlib.error as error:
-            raise BackendError(f"the encoded body is broken: {error}") from None
+        return _pieces(self._stream)
 
     def close(self) -> None:
         self._stream.close()
 
 
 def _decode(body: bytes) -> bytes:
+    parts = []
+    size = 0
+    for piece in _pieces([body]):
+        size += len(piece)
+        if size > _DECODED_LIMIT:
+            raise BackendError(f"the encoded body has more than {_DECODED_LIMIT} bytes")
+        parts.append(piece)
+    return b"".join(parts)
+
+
+def _pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """What the chunks decode to, no piece longer than BUFFER_LIMIT; gzip may have several members."""
     decoder = zlib.decompressobj(_ZLIB_OR_GZIP)
     try:
-        decoded = decoder.decompress(body, _DECODED_LIMIT)
+        for chunk in chunks:
+            rest = chunk
+            more = bool(rest)
+            while more:
+                if decoder.eof:
+                    decoder = zlib.decompressobj(_ZLIB_OR_GZIP)
+                piece = decoder.decompress(rest, BUFFER_LIMIT)
+                if piece:
+                    yield piece
+                rest = decoder.unconsumed_tail or decoder.unused_data
+                # A full piece may have more behind it, with nothing left to put in.
+                more = bool(rest) or (len(piece) == BUFFER_LIMIT and not decoder.eof)
     except zlib.error as error:
         raise BackendError(f"the encoded body is broken: {error}") from None
-    if decoder.unconsumed_tail or not decoder.eof:
-        raise BackendError(f"the encoded body is cut, or has more than {_DECODED_LIMIT} bytes")
-    return decoded
+    if not decoder.eof:
+        raise BackendError("the encoded body is cut")
 
 
 def _admits(environ: Environ, coding: str) -> bool:
-    if not environ.get("HTTP_ACCEPT_ENCODING"):
-        return False
-    return coding in Request(environ).accept_encoding
+    """Whether the guest says that it takes `coding`; one that says nothing, or nonsense, does not."""
+    given = (environ.get("HTTP_ACCEPT_ENCODING") or "").lower().replace("x-gzip", "gzip")
+    accepted = create_accept_encoding_header(given)
+    return isinstance(accepted, AcceptEncodingValidHeader) and bool(accepted.acceptable_offers([coding]))
