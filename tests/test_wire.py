@@ -604,7 +604,7 @@ def test_no_response_header_can_split_the_response(value):
     [(_, passed)] = wire.from_nova([("ETag", value)])
     assert not set(passed) & {chr(code) for code in [*range(32), 127]} - {"\t"}
     if value.isprintable():
-        assert passed == value
+        assert passed == value.strip(" \t")
 
 
 @pytest.mark.parametrize("text", ["a\r\nSet-Cookie: b", "a\rb", "a\nb", "a\x00b", "a\x1bb"])

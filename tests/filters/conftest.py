@@ -1,0 +1,5 @@
+"""Fixtures of the tests of filters."""
+
+from forwarding import forward
+
+__all__ = ["forward"]
