@@ -9,10 +9,14 @@ from mdmw.records import INSTANCE, PROOFS, SOURCE, Instance, Scope, Source
 
 NETWORK = "1f9c3a52-6d0e-4f6b-9c1e-7a4c0b2d8e31"
 INSTANCE_ID = "7c52af88-d14b-45ae-87cf-be154d8c8638"
-PROOF = (("X-Instance-ID", INSTANCE_ID), ("X-Instance-ID-Signature", "f00d"), ("X-Forwarded-For", "10.0.0.5"))
+PROOF = (
+    ("X-Instance-ID", INSTANCE_ID),
+    ("X-Instance-ID-Signature", "signed-by-one"),
+    ("X-Forwarded-For", "10.0.0.5"),
+)
 OTHER_PROOF = (
     ("X-Instance-ID", INSTANCE_ID),
-    ("X-Instance-ID-Signature", "beef"),
+    ("X-Instance-ID-Signature", "signed-by-two"),
     ("X-Forwarded-For", "10.0.0.5"),
 )
 

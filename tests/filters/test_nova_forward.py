@@ -130,7 +130,7 @@ def test_403_is_ours_and_an_alarm(peers, forward, caplog):
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert INSTANCE_ID in record.getMessage()
-    assert "f00d" not in caplog.text
+    assert "signed-by-one" not in caplog.text
     assert "5ecret" not in caplog.text
 
 
@@ -374,17 +374,20 @@ def by_signature(good):
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT"])
 def test_the_next_secret_after_a_403(peers, forward, method):
     """S-3: sign with the first, on 403 once with the next; the body is sent again whole."""
-    peer = peers.unix(by_signature("beef"))
+    peer = peers.unix(by_signature("signed-by-two"))
     body = b"pass\x00word" if method in ("POST", "PUT") else b""
     reply = ask(forward(nova, peer), method, "/x?y", body=body, **ROTATING)
     assert reply.status == 200
-    assert [received.value("X-Instance-ID-Signature") for received in peer.requests] == ["f00d", "beef"]
+    assert [received.value("X-Instance-ID-Signature") for received in peer.requests] == [
+        "signed-by-one",
+        "signed-by-two",
+    ]
     assert [received.body for received in peer.requests] == [body, body]
     assert {received.line for received in peer.requests} == {f"{method} /x?y HTTP/1.1"}
 
 
 def test_the_first_secret_suffices(peers, forward):
-    peer = peers.unix(by_signature("f00d"))
+    peer = peers.unix(by_signature("signed-by-one"))
     assert ask(forward(nova, peer), **ROTATING).status == 200
     assert len(peer.requests) == 1
 
@@ -541,7 +544,7 @@ def test_nothing_is_logged_of_proofs_and_bodies(peers, forward, caplog):
             for method in ("GET", "POST"):
                 app = forward(nova, peers.unix(script), nova_timeout="0.05", nova_total_timeout="0.05")
                 ask(app, method, body=b"pa55word" if method == "POST" else b"", **ROTATING)
-                assert "f00d" not in repr(app) + repr(vars(app))
+                assert "signed-by-one" not in repr(app) + repr(vars(app))
     assert caplog.records
-    for secret in ("f00d", "beef", "pa55word"):
+    for secret in ("signed-by-one", "signed-by-two", "pa55word"):
         assert secret not in caplog.text
