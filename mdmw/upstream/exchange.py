@@ -5,7 +5,6 @@ be dead is replaced once, for GET and HEAD; nothing else is ever sent twice, no
 redirect is followed and nothing is read from the environment (S-4).
 """
 
-import http.client
 import logging
 import ssl
 import threading
@@ -14,18 +13,16 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mdmw.errors import BackendError, BackendLost, BackendSlow, Unavailable
+from mdmw.errors import BackendError, BackendLost, BackendSlow, BadRequest, Unavailable
 from mdmw.upstream.address import Address
 from mdmw.upstream.connection import Connection
+from mdmw.upstream.response import BadResponse, Cut, Headers, Response
 from mdmw.upstream.slots import Slots
 
 LOG = logging.getLogger(__name__)
 
-Headers = list[tuple[str, str]]
-
 #: Bodies up to this many bytes are read whole, so that a slow guest holds no connection (W-17).
 BUFFER_LIMIT = 256 * 1024
-_CHUNK = 64 * 1024
 _SAFE = frozenset({"GET", "HEAD"})
 _BODILESS = frozenset({204, 304})
 
@@ -122,54 +119,39 @@ class Upstream:
         self, connection: Connection, method: str, target: str, headers: Headers, body: bytes, deadline: float
     ) -> Answer:
         address = connection.address
-        response = None
+        response = Response(to_head=method == "HEAD")
         try:
-            connection.start(self._limits.read_timeout, deadline)
-            connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
-            connection.putheader("Host", address.authority)
-            for name, value in headers:
-                connection.putheader(name, value)
-            if body or method not in _SAFE:
-                connection.putheader("Content-Length", str(len(body)))
-            connection.endheaders(body or None)
-            response = connection.getresponse()
-            return self._receive(connection, response, method)
+            request = _serialise(method, target, address.authority, headers, body)
+            connection.send(request, self._limits.read_timeout, deadline)
+            while not response.complete and response.received <= BUFFER_LIMIT:
+                connection.receive(response)
         except TimeoutError as error:
             connection.close()
             raise BackendSlow(f"{address} did not answer in time: {error}") from None
-        except (ConnectionError, ssl.SSLEOFError, http.client.IncompleteRead) as error:
-            # http.client.RemoteDisconnected is a ConnectionError.
+        except (ConnectionError, ssl.SSLEOFError, Cut) as error:
             connection.close()
             problem = f"{address} closed the connection: {_short(error)}"
             if method not in _SAFE:
                 raise BackendLost(problem) from None
-            begun = response or isinstance(error, http.client.IncompleteRead)
-            raise (Unavailable if begun else _Stale)(problem) from None
-        except (http.client.HTTPException, OSError, ValueError) as error:
+            raise (Unavailable if response.started else _Stale)(problem) from None
+        except (BadResponse, OSError) as error:
             connection.close()
             raise BackendError(f"{address} answered something that is not HTTP: {_short(error)}") from None
         except BaseException:  # a greenlet can be killed while it waits
             connection.close()
             raise
+        return self._answer(connection, response, method)
 
-    def _receive(self, connection: Connection, response: http.client.HTTPResponse, method: str) -> Answer:
-        headers = response.getheaders()
-        length: int | None = response.length
-        if method == "HEAD" or response.status in _BODILESS:
-            length = _reported_length(response) if method == "HEAD" else None
-            body: bytes | Stream = response.read()
-        elif length is not None and length <= BUFFER_LIMIT:
-            body = response.read()
-        else:
-            body = first = _read_up_to(response, BUFFER_LIMIT)
-            if not response.isclosed() and (length is None or length > len(first)):
-                stream = Stream(self, connection, response, first, length)
-                return Answer(response.status, response.reason, headers, stream, length)
-            if length is not None and len(first) < length:  # read(n) does not notice
-                raise http.client.IncompleteRead(b"", length - len(first))
-            length = len(first)
-        self._keep(connection, response)
-        return Answer(response.status, response.reason, headers, body, length)
+    def _answer(self, connection: Connection, response: Response, method: str) -> Answer:
+        if response.complete:
+            self._keep(connection, response)
+            whole = response.take()
+            length = response.length if method == "HEAD" else len(whole)
+            if response.status in _BODILESS:
+                length = None
+            return Answer(response.status, response.reason, response.headers, whole, length)
+        stream = Stream(self, connection, response)
+        return Answer(response.status, response.reason, response.headers, stream, response.length)
 
     # --- connections ---------------------------------------------------------------------
 
@@ -185,9 +167,8 @@ class Upstream:
                 return connection
             connection.close()
 
-    def _keep(self, connection: Connection, response: http.client.HTTPResponse) -> None:
-        if response.will_close or not response.isclosed():
-            response.close()
+    def _keep(self, connection: Connection, response: Response) -> None:
+        if not response.reusable:
             connection.close()
             return
         connection.idle_since = now = time.monotonic()
@@ -232,7 +213,7 @@ class Upstream:
         for connection in idle:
             connection.close()
 
-    def _done(self, connection: Connection, response: http.client.HTTPResponse) -> None:
+    def _done(self, connection: Connection, response: Response) -> None:
         try:
             self._keep(connection, response)
         finally:
@@ -246,32 +227,24 @@ class Stream:
     iteration, so that the server cuts the guest's connection too (W-17).
     """
 
-    def __init__(
-        self,
-        upstream: Upstream,
-        connection: Connection,
-        response: http.client.HTTPResponse,
-        first: bytes,
-        length: int | None,
-    ) -> None:
+    def __init__(self, upstream: Upstream, connection: Connection, response: Response) -> None:
         self._upstream = upstream
         self._connection = connection
         self._response = response
-        self._first = first
-        self._missing = None if length is None else length - len(first)
         self._open = True
 
     def __iter__(self) -> Iterator[bytes]:
-        yield self._first
-        try:
-            while chunk := self._response.read(_CHUNK):
-                if self._missing is not None:
-                    self._missing -= len(chunk)
-                yield chunk
-        except (OSError, http.client.HTTPException) as error:
-            raise BackendError(f"{self._connection.address} broke off its body: {_short(error)}") from None
-        if self._missing:
-            raise BackendError(f"{self._connection.address} broke off its body, {self._missing} bytes early")
+        response = self._response
+        yield response.take()
+        while not response.complete:
+            try:
+                self._connection.receive(response)
+            except (OSError, Cut, BadResponse) as error:
+                raise BackendError(
+                    f"{self._connection.address} broke off its body: {_short(error)}"
+                ) from None
+            if part := response.take():
+                yield part
 
     def close(self) -> None:
         """Give connection and slot back; safe to call twice."""
@@ -280,18 +253,17 @@ class Stream:
             self._upstream._done(self._connection, self._response)
 
 
-def _read_up_to(response: http.client.HTTPResponse, limit: int) -> bytes:
-    parts = []
-    size = 0
-    while size <= limit and (part := response.read(_CHUNK)):
-        parts.append(part)
-        size += len(part)
-    return b"".join(parts)
-
-
-def _reported_length(response: http.client.HTTPResponse) -> int | None:
-    value = response.getheader("Content-Length")
-    return int(value) if value and value.isdigit() else None
+def _serialise(method: str, target: str, authority: str, headers: Headers, body: bytes) -> bytes:
+    """The request; the target goes out byte for byte (W-7)."""
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {authority}"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    if body or method not in _SAFE:
+        lines.append(f"Content-Length: {len(body)}")
+    text = "\r\n".join(lines)
+    # The filters have refused control characters; a line more than there should be is the end of it.
+    if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1:
+        raise BadRequest("a line break in the request line or in a header")
+    return f"{text}\r\n\r\n".encode("latin-1") + body
 
 
 def _short(error: BaseException) -> str:
