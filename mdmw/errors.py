@@ -21,6 +21,10 @@ class BadRequest(RequestError):
     """The request is malformed, or claims something it may not."""
 
 
+class Contradiction(BadRequest):
+    """What a hop says of a guest does not fit together: an attack, or a broken hop."""
+
+
 class MethodNotAllowed(BadRequest):
     """A method that is never relayed (W-6), or that this path does not have (E-4)."""
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from urllib.parse import quote
 
-from mdmw.errors import BadRequest, HeadersTooLarge, MethodNotAllowed, TargetTooLong
+from mdmw.errors import BadRequest, Contradiction, HeadersTooLarge, MethodNotAllowed, TargetTooLong
 from mdmw.records import Environ, Instance, Scope, Source, is_uuid, normalise_address, normalise_mac
 
 Headers = list[tuple[str, str]]
@@ -239,7 +239,7 @@ def read_source(environ: Environ, strict_ids: bool = True) -> Source:
     network = _one_id(environ, (NETWORK_ID, LEGACY_NETWORK_ID, "X-OVN-Network-ID"), strict_ids)
     router = _one_id(environ, (ROUTER_ID, LEGACY_ROUTER_ID), strict_ids)
     if network and router:
-        raise BadRequest("both a network id and a router id from the proxy")
+        raise Contradiction("both a network id and a router id from the proxy")
     if network:
         scope = Scope("network", network)
     elif router:
@@ -277,7 +277,7 @@ def _single(environ: Environ, name: str) -> str | None:
     if value is None:
         return None
     if "," in value:
-        raise BadRequest(f"several values of {name} from the proxy")  # W-3
+        raise Contradiction(f"several values of {name} from the proxy")  # W-3
     stripped: str = value.strip()
     return stripped
 
@@ -287,7 +287,7 @@ def _one_id(environ: Environ, names: tuple[str, ...], strict: bool) -> str | Non
     if not values:
         return None
     if len(values) > 1:
-        raise BadRequest(f"{' and '.join(names)} differ")
+        raise Contradiction(f"{' and '.join(names)} differ")
     value = values.pop()
     if strict and not is_uuid(value):
         raise BadRequest(f"{names[0]} is not a UUID")

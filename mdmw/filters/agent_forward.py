@@ -8,6 +8,7 @@ Place: last in the proxy. As a filter it takes identified requests only.
 
 import time
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 
 from oslo_config import cfg
 
@@ -82,7 +83,7 @@ def _signature(signer: Signer, method: str, target: str, source: Source) -> tupl
 def app_factory(global_conf: Mapping[str, str], **local_conf: str) -> AgentForward:
     """Paste entry point of the terminal form; raises `ConfigError`."""
     settings = load("agent-forward", OPTIONS, global_conf, local_conf)
-    addresses = _addresses(settings.agent_address or [f"unix:{settings.metadata_proxy_socket}"], settings)
+    addresses = _addresses(settings)
     signer = relay_signer(settings)
     if signer is None and any(address.scheme != "unix" for address in addresses):
         raise refuse(settings, RELAY_SECRET, "a relay over TCP needs a shared key")
@@ -96,8 +97,10 @@ def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callabl
     return lambda app: Either(SOURCE, forward, app)
 
 
-def _addresses(texts: list[str], settings: object) -> list[Address]:
+def _addresses(settings: SimpleNamespace) -> list[Address]:
+    option = "agent_address" if settings.agent_address else "metadata_proxy_socket"
+    texts = settings.agent_address or [f"unix:{settings.metadata_proxy_socket}"]
     try:
         return [parse_address(text, "http", _NO_DEFAULT_PORT) for text in texts]
     except ValueError as error:
-        raise refuse(settings, "agent_address", str(error)) from None  # type: ignore[arg-type]
+        raise refuse(settings, option, str(error)) from None

@@ -50,7 +50,7 @@ _OF_STATUS = {
 def answer(error: Exception, environ: Environ) -> Response:
     """The answer to an error, after logging it with its request id.
 
-    What the guest did wrong is logged at INFO, a fault of the service at WARNING,
+    What the guest did wrong is logged at INFO, a fault of the service or of a hop at WARNING,
     a refused proof at ERROR; an exception nobody meant to raise becomes a 500.
     """
     request_id = _new_request_id()
@@ -59,8 +59,14 @@ def answer(error: Exception, environ: Environ) -> Response:
         LOG.error("%s %s: unexpected", request_id, _describe(environ), exc_info=error)
         return _page(environ, 500, _UNEXPECTED, request_id)
     _, status, sentence = known
-    level = logging.ERROR if isinstance(error, errors.Refused) else _level(status)
-    LOG.log(level, "%s %s: %d: %s", request_id, _describe(environ), status, wire.one_line(str(error)))
+    LOG.log(
+        _level(error, status),
+        "%s %s: %d: %s",
+        request_id,
+        _describe(environ),
+        status,
+        wire.one_line(str(error)),
+    )
     response = _page(environ, status, sentence, request_id)
     if isinstance(error, errors.Unavailable):
         response.headers["Retry-After"] = str(error.retry_after)
@@ -79,8 +85,11 @@ def of_status(status: int, retry_after: str | None, log_text: str, environ: Envi
     return response
 
 
-def _level(status: int) -> int:
-    return logging.WARNING if status >= 500 else logging.INFO
+def _level(error: Exception, status: int) -> int:
+    if isinstance(error, errors.Refused):
+        return logging.ERROR
+    is_warning = status >= 500 or isinstance(error, errors.Contradiction)
+    return logging.WARNING if is_warning else logging.INFO
 
 
 def _page(environ: Environ, status: int, sentence: str, request_id: str) -> Response:

@@ -81,7 +81,7 @@ class HmacVerify(Filter):
         return Source(normalise_address(address), Scope("network", network_id))
 
     def _check(self, message: str, signature: str) -> None:
-        if not self._signer.verifies(message.encode("latin-1"), signature):
+        if not self._signer.verifies(message.encode(), signature):
             raise Refused(f"the signature of {message!r} does not fit")
 
 

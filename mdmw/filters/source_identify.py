@@ -9,7 +9,7 @@ Place: first.
 
 import ipaddress
 import json
-import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from types import SimpleNamespace
 from oslo_config import cfg
 
 from mdmw import wire
-from mdmw.errors import BadRequest, ConfigError, Unavailable
+from mdmw.errors import BadRequest, ConfigError, Contradiction, Unavailable
 from mdmw.filters.base import App, Filter
 from mdmw.filters.listener import listener_keys
 from mdmw.filters.neighbours import neighbour_mac
@@ -28,8 +28,6 @@ from mdmw.options import load, refuse
 from mdmw.records import SOURCE, Environ, Scope, Source, is_link_local_v6, is_uuid, normalise_address
 from mdmw.reloading import ReloadingFile
 from mdmw.signing import RELAY_SECRET, Signer, relay_signer, secret_options
-
-LOG = logging.getLogger(__name__)
 
 OPTIONS = [
     cfg.StrOpt(
@@ -75,6 +73,10 @@ OPTIONS = [
     cfg.IntOpt("max_target", default=8192, min=256, help="Longest request target, in bytes."),
     cfg.IntOpt("max_headers", default=32768, min=1024, help="Most header bytes in a request."),
 ]
+
+_SECONDS = re.compile(r"[0-9]{1,12}")
+_UNIX_PEERS = ("", "localhost")
+_UNIX_PATH = ("/", "@", "\0")
 
 Identify = Callable[[Environ], Source]
 
@@ -143,7 +145,7 @@ def with_mac(identify: Identify) -> Identify:
 
 
 class Relay:
-    """A trusted hop says who asks; on TCP it must be a listed peer, and sign."""
+    """A trusted hop says who asks; on TCP it must be a listed peer, and sign, on granian always sign."""
 
     def __init__(
         self,
@@ -162,25 +164,32 @@ class Relay:
         if peer is not None:
             self._check_peer(peer)
         source = wire.read_source(environ, self._strict_ids)
-        if peer is not None:
+        if peer is not None or _hides_spellings(environ):
             self._check_signature(environ, source)
         return source
 
     def _check_peer(self, peer: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
         if not any(peer in network for network in self._peers):
-            LOG.warning("%s is not in relay_peers", peer)
-            raise BadRequest(f"{peer} is not a trusted relay")
+            raise Contradiction(f"{peer} is not in relay_peers")
 
     def _check_signature(self, environ: Environ, source: Source) -> None:
         timestamp, _, signature = (wire.relay_signature(environ) or "").partition(":")
-        if not timestamp.isdecimal() or abs(time.time() - int(timestamp)) > self._max_age:
+        if not _SECONDS.fullmatch(timestamp) or abs(time.time() - int(timestamp)) > self._max_age:
             raise BadRequest("the relay's signature is missing or too old; look at the clocks")
         message = wire.relay_message(
             timestamp, environ["REQUEST_METHOD"], wire.request_target(environ), wire.source_headers(source)
         )
         if self._signer is None or not self._signer.verifies(message, signature):
-            LOG.warning("the relay signature of a request for %s does not fit", source)
-            raise BadRequest("the relay's signature does not fit")
+            raise Contradiction(f"the relay's signature for {source} does not fit")
+
+
+def _hides_spellings(environ: Environ) -> bool:
+    """Whether the server lets X_Name replace X-Name unseen.
+
+    Others drop such names, or show both values. Behind a proxy that passes a guest's
+    underscores, as haproxy does, only the signature then tells who wrote a header (W-2).
+    """
+    return str(environ.get("SERVER_SOFTWARE", "")).startswith("Granian")
 
 
 def _peer_address(environ: Environ) -> str:
@@ -191,12 +200,18 @@ def _peer_address(environ: Environ) -> str:
 
 
 def _tcp_peer(environ: Environ) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The peer's address, or None on a unix socket, where servers say "", "localhost" or 0.0.0.0."""
+    """The peer's address, or None on a unix socket, where servers say "", "localhost" or 0.0.0.0.
+
+    Some say the path of a client that bound its own socket. Anything else could be
+    what a server took from a header, and is no reason to trust.
+    """
     text = (environ.get("REMOTE_ADDR") or "").partition("%")[0]
+    if text in _UNIX_PEERS or text.startswith(_UNIX_PATH):
+        return None
     try:
         peer = ipaddress.ip_address(text)
     except ValueError:
-        return None
+        raise BadRequest(f"{text!r} is neither the address of a peer nor a unix socket") from None
     if isinstance(peer, ipaddress.IPv6Address) and peer.ipv4_mapped:
         peer = peer.ipv4_mapped
     return None if peer.is_unspecified else peer
@@ -222,10 +237,11 @@ def _fixed(settings: SimpleNamespace) -> Identify:
     if bool(settings.network_id) == bool(settings.router_id):
         raise refuse(settings, "network_id", "mode fixed takes exactly one of network_id and router_id")
     option = "network_id" if settings.network_id else "router_id"
+    value = getattr(settings, option)
     try:
-        place = _place(option.removesuffix("_id"), getattr(settings, option), settings.address)
+        place = _place(option.removesuffix("_id"), value, settings.address)
     except ValueError as error:
-        raise refuse(settings, option, str(error)) from None
+        raise refuse(settings, option if not is_uuid(value) else "address", str(error)) from None
     return with_mac(place.source) if settings.client_mac else place.source
 
 
@@ -233,7 +249,11 @@ def _listener(settings: SimpleNamespace) -> Identify:
     _only(settings, {"listeners_file"})
     if not settings.listeners_file:
         raise refuse(settings, "listeners_file", "mode listener needs it")
-    return by_listener(ReloadingFile(settings.listeners_file, read_listeners))
+    try:
+        table: ReloadingFile[Mapping[str, Place]] = ReloadingFile(settings.listeners_file, read_listeners)
+    except ConfigError as error:
+        raise refuse(settings, "listeners_file", str(error)) from None
+    return by_listener(table)
 
 
 def _relay(settings: SimpleNamespace) -> Identify:
@@ -262,6 +282,7 @@ _OF_ONE_MODE = (
     "relay_peers",
     RELAY_SECRET,
     f"{RELAY_SECRET}_file",
+    f"{RELAY_SECRET}_key_file",
 )
 
 
@@ -274,7 +295,7 @@ def _only(settings: SimpleNamespace, allowed: set[str]) -> None:
 def read_listeners(path: Path) -> dict[str, Place]:
     """The table of `listeners_file`; raises `ConfigError` naming the entry."""
     try:
-        table = json.loads(path.read_text())
+        table = json.loads(path.read_text("utf-8"), object_pairs_hook=_without_doubles)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from None
     if not isinstance(table, dict):
@@ -286,6 +307,15 @@ def read_listeners(path: Path) -> dict[str, Place]:
         except ValueError as error:
             raise ConfigError(f"{path}: listener {listener!r}: {error}") from None
     return places
+
+
+def _without_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        names = [name for name, _ in pairs]
+        double = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{double!r} is there twice")
+    return table
 
 
 def _entry(entry: object) -> Place:

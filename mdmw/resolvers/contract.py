@@ -42,7 +42,7 @@ class Resolver(Protocol):
 
         Raises `NotIdentified` when there is none or more than one (R-6: never
         guess), `Unavailable` when that could not be found out just now, and
-        `BadRequest` when the source contradicts itself (R-8).
+        `Contradiction` when the source contradicts itself (R-8).
         """
 
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from mdmw.errors import BadRequest, NotIdentified
+from mdmw.errors import Contradiction, NotIdentified
 from mdmw.records import Instance, Source, is_link_local_v6, mac_from_link_local
 
 LOG = logging.getLogger(__name__)
@@ -45,8 +45,7 @@ def wanted_mac(source: Source) -> str | None:
         return None
     derived = mac_from_link_local(source.address)
     if derived and source.mac and derived != source.mac:
-        LOG.warning("%s: the address belongs to %s, but %s sent it", source, derived, source.mac)
-        raise BadRequest(f"{source}: address and MAC contradict each other")
+        raise Contradiction(f"{source}: the address belongs to {derived}, but {source.mac} sent it")
     mac = derived or source.mac
     if mac is None:
         raise NotIdentified(f"{source}: the address is not EUI-64 and nobody saw the MAC")
@@ -57,7 +56,7 @@ def choose(ports: Iterable[Port], source: Source, subnets: Collection[str] | Non
     """The one instance behind `source` among `ports` of its networks.
 
     `subnets` are those that the router is attached to, when the scope is a router.
-    Raises `NotIdentified` rather than guess, and `BadRequest` as `wanted_mac` does.
+    Raises `NotIdentified` rather than guess, and `Contradiction` as `wanted_mac` does.
     """
     mac = wanted_mac(source)
     if mac:

@@ -3,6 +3,7 @@
 import socket
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -130,5 +131,15 @@ def test_a_guest_that_goes_away_is_forgotten(running: Running, nova: Nova) -> No
     for cut in (1, 20, len(message) - 8, len(message) - 3, len(message)):
         with running.connect() as connection:
             connection.send(message[:cut])
+            if cut == len(message):
+                _wait_for(lambda: nova.requests)
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    assert [request.body for request in nova.requests] == [b"abcdef"]
     assert running.ask("/after").status == 200
+
+
+def _wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
