@@ -14,9 +14,6 @@ _CHUNK = 64 * 1024
 _SHORTEST = 0.001
 _TIMEVAL = struct.Struct("@ll")
 
-# gevent puts its own class here; its sockets never block, so the kernel's timeouts do nothing.
-_COOPERATIVE = socket.socket.__module__ != "socket"
-
 
 class Connection:
     """An open connection to one address; one exchange at a time."""
@@ -30,8 +27,9 @@ class Connection:
         self._timeout = 0.0
         self._sock = _open(address, connect_timeout, tls)
         # Threads pay for each system call with the interpreter lock: a timeout kept by the
-        # kernel saves them a poll before each one.
-        self._in_kernel = tls is None and not _COOPERATIVE
+        # kernel saves them a poll before each one. Sockets of gevent never block, so that it
+        # would do nothing; they may have come after this module was imported.
+        self._in_kernel = tls is None and type(self._sock).__module__ == "socket"
         if self._in_kernel:
             self._sock.settimeout(None)
 
