@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -16,7 +17,7 @@ from .pipelines import ADA, Guest, relay_signature
 from .traits import Traits
 
 READY_WITHIN = 60.0
-STOP_WITHIN = 20.0
+STOP_WITHIN = 10.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class Running:
         """Whether the callers are proxies, who say for whom they ask."""
         return self.pipeline == "agent"
 
+    @property
+    def is_signed(self) -> bool:
+        """Whether a relay must sign: on TCP, and where the server may swap one spelling for another."""
+        return self.configuration.transport == "tcp" or not self.traits.keeps_names_apart
+
     def connect(self, guest: Guest | str = ADA, listener: Listener | None = None) -> Connection:
         """A connection as this guest makes it; or as its proxy does."""
         address = guest if isinstance(guest, str) else guest.address
@@ -61,7 +67,7 @@ class Running:
         if not self.is_relay_target:
             return []
         headers = guest.to_agent()
-        if self.configuration.transport == "tcp":
+        if self.is_signed:
             headers.append(relay_signature(guest, method, target))
         return headers
 
@@ -142,6 +148,7 @@ def started(
             stderr=output,
             cwd=ini.parent,
             pass_fds=pass_fds,
+            start_new_session=True,
         )
     try:
         _wait_until_ready(process, listeners[0], namespace, log)
@@ -153,6 +160,9 @@ def started(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        # granian, told to stop while its workers start, can leave one behind.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _wait_until_ready(

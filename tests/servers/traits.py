@@ -15,7 +15,7 @@ class Traits:
     cut_shows_without_length: bool = True  # W-17: a body whose length nobody knew, cut by Nova
     odd_targets: bool = True  # W-7: characters that RFC 3986 does not allow in a path, such as ^
     several_listeners: bool = True
-    keeps_names_apart: bool = True  # W-2, W-3: X_Name is dropped, or joined to X-Name with a comma
+    keeps_names_apart: bool = True  # W-2, W-3: X_Name is dropped or joined to X-Name; else relays sign
 
 
 TRAITS: dict[str, Traits] = {
