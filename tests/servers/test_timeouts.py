@@ -37,7 +37,7 @@ _STALLED_BODY = {
 def test_w9_header_time_out(
     server: str, directory: Path, ini: Path, namespace: Namespace, session_nova: object
 ) -> None:
-    """W-8, W-9: half a head is given up without an answer, a dripping one by two servers; half a body."""
+    """W-8, W-9: guests that say nothing, half a head, a head byte by byte, half a body."""
     listeners = (Listener(address=METADATA_ADDRESS, port=PORT + 10),)  # servers of the session use the others
     launch = SERVERS[server]("proxy", listeners)
     environ, arguments = _SHORT[server]
@@ -46,6 +46,7 @@ def test_w9_header_time_out(
     if server in ("uwsgi", "gunicorn-gthread", "gunicorn-gevent"):
         launch = Launch([*command, application, *arguments], launch.environ)
     with started(launch, ini, listeners, namespace, directory / f"{server}-timeouts.log"):
+        mute = connected(listeners[0], namespace, ADA.address)
         with Connection(connected(listeners[0], namespace, ADA.address)) as silent:
             silent.send(b"GET / HTTP/1.1\r\nHost: x\r\n")
             begun = time.monotonic()
@@ -56,6 +57,8 @@ def test_w9_header_time_out(
         with Connection(connected(listeners[0], namespace, ADA.address)) as stalled:
             stalled.send(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 9\r\n\r\nabc")
             assert _end(stalled) == _STALLED_BODY[server]
+        with Connection(mute) as connection:
+            assert connection.is_closed()
 
 
 def _end(stalled: Connection) -> str:
