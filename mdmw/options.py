@@ -40,7 +40,7 @@ def load(
     file so that the message can name it. Raises `ConfigError`, one line: file,
     section, option, value, what is allowed.
     """
-    place = _place(name, global_conf, local_conf)
+    place = place_of(name, global_conf, local_conf)
     known = {spelling: opt for opt in (CONFIG_FILE, *options) for spelling in _spellings(opt)}
     for option in local_conf:
         if option not in known:
@@ -116,7 +116,8 @@ def _spellings(opt: cfg.Opt) -> list[str]:
     return [opt.dest, *(old.name.replace("-", "_") for old in opt.deprecated_opts if old.name)]
 
 
-def _place(name: str, global_conf: Mapping[str, str], local_conf: Mapping[str, str]) -> str:
+def place_of(name: str, global_conf: Mapping[str, str], local_conf: Mapping[str, str]) -> str:
+    """File and section of a call of the factory `name`, for messages."""
     path = global_conf.get("__file__")
     if not path:
         return name

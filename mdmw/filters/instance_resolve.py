@@ -15,7 +15,7 @@ from oslo_config import cfg
 
 from mdmw.errors import ConfigError, PipelineError
 from mdmw.filters.base import App, Filter
-from mdmw.options import load, refuse
+from mdmw.options import Settings, load, place_of, refuse
 from mdmw.records import INSTANCE, SOURCE, Environ
 from mdmw.resolvers.contract import Resolver, find
 
@@ -49,7 +49,12 @@ class InstanceResolve(Filter):
 def make_resolver(global_conf: Mapping[str, str], local_conf: Mapping[str, str]) -> Resolver:
     """The resolver that a section names, with its options; raises `ConfigError`."""
     kind, settings = load_section(global_conf, local_conf)
-    return kind(settings)
+    try:
+        return kind(settings)
+    except ConfigError as error:
+        if str(error).startswith(settings.place):
+            raise
+        raise ConfigError(f"{settings.place}: {error}") from None
 
 
 def load_section(
@@ -60,7 +65,8 @@ def load_section(
     try:
         kind = find(name)
     except ConfigError as error:
-        raise refuse(load("instance-resolve", OPTIONS, global_conf, {}), "resolver", str(error)) from None
+        place = place_of("instance-resolve", global_conf, local_conf)
+        raise refuse(Settings(place=place), "resolver", str(error)) from None
     return kind, load("instance-resolve", [*OPTIONS, *kind.options], global_conf, local_conf)
 
 
