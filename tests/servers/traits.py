@@ -15,6 +15,7 @@ class Traits:
     cut_shows_without_length: bool = True  # W-17: a body whose length nobody knew, cut by Nova
     odd_targets: bool = True  # W-7: characters that RFC 3986 does not allow in a path, such as ^
     several_listeners: bool = True
+    shows_connection: bool = True  # mode listener: by namespace and address, not only by port
     keeps_names_apart: bool = True  # W-2, W-3: X_Name is dropped or joined to X-Name; else relays sign
 
 
@@ -28,6 +29,7 @@ TRAITS: dict[str, Traits] = {
     "granian": Traits(
         raw_target=False,
         several_listeners=False,
+        shows_connection=False,
         keeps_names_apart=False,
         cut_shows_without_length=False,
         closes_connect=True,
