@@ -52,6 +52,7 @@ def _of_socket(sock: socket.socket) -> Iterator[str]:
     if cookie is not None:
         yield f"netns:{cookie}"
     host, port = sock.getsockname()[:2]
+    host = host.removeprefix("::ffff:") if "." in host else host  # IPv4 on a dual-stack listener
     yield f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     yield f"port:{port}"
 
