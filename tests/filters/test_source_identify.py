@@ -2,6 +2,7 @@
 
 import json
 import logging
+import socket
 import time
 
 import pytest
@@ -277,6 +278,18 @@ def test_ipv6_listeners_are_bracketed(table):
         key = f"[::1]:{server.getsockname()[1]}"
         pair = identify(mode="listener", listeners_file=table({key: {"network": NETWORK}}))
         assert source(pair, **{"gunicorn.socket": server}).scope.id == NETWORK
+
+
+def test_ipv4_on_a_dual_stack_listener(table):
+    """1.3: `bind ::` in router namespaces; the table has the address that guests use."""
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
+        port = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as _, listener.accept()[0] as server:
+            pair = identify(
+                mode="listener", listeners_file=table({f"127.0.0.1:{port}": {"network": NETWORK}})
+            )
+            found = source(pair, peer="::ffff:10.0.0.5", **{"gunicorn.socket": server})
+    assert found == Source("10.0.0.5", Scope("network", NETWORK))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Loading a pipeline: one line for everything that can be wrong with a file, and filters of others."""
 
 import importlib
+import os
 import subprocess
 import sys
 import textwrap
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from guest import call
+from peers import silent
 from shipped import BLUE, LISTENER, SECRET, edit, install
 
 from mdmw.errors import ConfigError
@@ -349,6 +351,17 @@ def test_stages_show_no_secret(ini):
         ),
     )
     assert "hunter2" not in repr(stages(str(ini), "combined"))
+
+
+@pytest.mark.parametrize("pipeline", ["proxy", "combined"])
+def test_loading_connects_to_nobody(ini, peers, pipeline):
+    """Servers load once and then fork: a connection of before would be of all workers."""
+    peer = peers.unix(silent)
+    edit(ini, ("unix:%(run)s/nova", str(peer.address)), ("%(run)s/metadata_proxy", peer.address.path))
+    before = set(os.listdir("/proc/self/fd"))
+    assert callable(load(pipeline, str(ini)))
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert peer.connections == 0
 
 
 def test_two_pipelines_of_one_file_share_nothing(ini):
