@@ -128,6 +128,8 @@ _BAD_VALUE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 _BAD_TARGET = re.compile(r"[^\x21-\x5b\x5d-\x7e\x80-\xff]")
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_PROTOCOL = re.compile(r"HTTP/[0-9](\.[0-9])?")
+_HTTP_1_1 = "HTTP/1.1"
 _DIGITS = re.compile(r"[0-9]{1,18}")
 _PATH_SAFE = "/!$&'()*+,;=:@-._~"
 _NEVER_RELAYED = frozenset({"CONNECT", "TRACE"})
@@ -148,6 +150,8 @@ def check_request(environ: Environ, max_target: int, max_headers: int) -> None:
         raise BadRequest("the request method is not a token")
     if method in _NEVER_RELAYED:
         raise MethodNotAllowed(f"{method} is never relayed", _RELAYED)
+    if not _PROTOCOL.fullmatch(environ.get("SERVER_PROTOCOL", _HTTP_1_1)):
+        raise BadRequest("the request line does not end in an HTTP version")
     target = request_target(environ)
     if len(target) > max_target:
         raise TargetTooLong(f"the request target has {len(target)} bytes, {max_target} are allowed")

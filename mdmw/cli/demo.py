@@ -259,7 +259,7 @@ class _Starter:
         words = [word for bind in binds for word in ("--bind", bind)]
         log = self._stack.enter_context((self._home / f"{pipeline}.log").open("wb"))
         process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "mdmw", "serve", pipeline, "--threads", "64", *words],
+            [sys.executable, "-m", "mdmw", "serve", pipeline, "--workers", "1", "--threads", "64", *words],
             env=os.environ | {INI_VARIABLE: str(self._home / "api-paste.ini")},
             pass_fds=[sock.fileno() for sock in inherit or []],
             stdout=log,

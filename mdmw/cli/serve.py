@@ -32,9 +32,11 @@ def add_parser(commands: Any) -> None:
         "a unix socket in /run/mdmw. fd://N is a socket inherited from the caller (gunicorn only)",
     )
     parser.add_argument("--server", choices=list(SERVERS), default="gunicorn", help="default: %(default)s")
-    parser.add_argument("--workers", type=_positive, default=1, metavar="N", help="processes (1)")
     parser.add_argument(
-        "--threads", type=_positive, default=200, metavar="N", help="requests at once, per process (200)"
+        "--workers", type=_positive, metavar="N", help="processes; default: as in etc/, 2 (waitress has 1)"
+    )
+    parser.add_argument(
+        "--threads", type=_positive, metavar="N", help="threads of each; default: as in etc/, 100 to 400"
     )
     add_ini(parser)
     parser.set_defaults(run=run)

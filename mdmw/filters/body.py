@@ -47,7 +47,7 @@ def _read(environ: Environ, wanted: int) -> bytes:
         while missing and (part := stream.read(min(missing, _CHUNK))):
             parts.append(part)
             missing -= len(part)
-    except TimeoutError:
+    except (TimeoutError, BlockingIOError):  # the latter where the kernel keeps the time
         raise RequestTimeout("the body did not arrive in time") from None
     except OSError as error:
         raise BadRequest(f"the body broke off: {error}") from None

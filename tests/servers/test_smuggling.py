@@ -44,7 +44,7 @@ _CASES: dict[str, tuple[bytes, bytes]] = {
 #: What the servers do with them, where it is not REFUSED.
 _GUNICORN = {"length-underscore": PASSED, "chunked-underscore": PASSED, "coding-unknown": UNKNOWN_CODING}
 _OUTCOMES: dict[str, dict[str, str]] = {
-    "gunicorn-gthread": _GUNICORN,
+    "gunicorn": _GUNICORN,
     "gunicorn-gevent": _GUNICORN,
     "uwsgi": {
         "length-empty": PASSED,

@@ -15,7 +15,7 @@ _LONGEST = 8.0
 
 #: What shortens the time-out: (environment, arguments).
 _SHORT: dict[str, tuple[dict[str, str], list[str]]] = {
-    "gunicorn-gthread": ({"MDMW_HEADER_TIMEOUT": "1"}, []),
+    "gunicorn": ({"MDMW_HEADER_TIMEOUT": "1"}, []),
     "gunicorn-gevent": ({"MDMW_HEADER_TIMEOUT": "1"}, []),
     "uwsgi": ({}, ["--socket-timeout", "1"]),
     "waitress": ({}, ["--channel-timeout=1", "--cleanup-interval=1"]),
@@ -25,7 +25,7 @@ _SHORT: dict[str, tuple[dict[str, str], list[str]]] = {
 _BOUNDS_THE_WHOLE = {"gunicorn-gevent", "granian"}
 #: What becomes of a guest that stops in the middle of its body.
 _STALLED_BODY = {
-    "gunicorn-gthread": "400",
+    "gunicorn": "408",
     "gunicorn-gevent": "waits",
     "uwsgi": "400",
     "waitress": "closed",
@@ -43,7 +43,7 @@ def test_w9_header_time_out(
     environ, arguments = _SHORT[server]
     *command, application = launch.command
     launch = Launch([*command, *arguments, application], launch.environ | environ)
-    if server in ("uwsgi", "gunicorn-gthread", "gunicorn-gevent"):
+    if server in ("uwsgi", "gunicorn", "gunicorn-gevent"):
         launch = Launch([*command, application, *arguments], launch.environ)
     with started(launch, ini, listeners, namespace, directory / f"{server}-timeouts.log"):
         mute = connected(listeners[0], namespace, ADA.address)

@@ -20,7 +20,7 @@ class Traits:
 
 
 TRAITS: dict[str, Traits] = {
-    "gunicorn-gthread": Traits(),
+    "gunicorn": Traits(),
     "gunicorn-gevent": Traits(),
     "uwsgi": Traits(
         keep_alive=False, chunked_requests=False, answers_expect=False, cut_shows_without_length=False
