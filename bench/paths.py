@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench import haproxies, pipelines
 from bench.processes import accepts_tcp, accepts_unix, running
-from bench.servers import SERVERS, Listener
+from bench.servers import ONLY_SIGNED_RELAYS, SERVERS, Listener, command
 from bench.topology import METADATA_ADDRESS, Topology, inside, within
 
 #: A process that is started on entering, gives its id, and is ended on leaving.
@@ -39,7 +39,12 @@ class Row:
 ROWS = (
     Row(DIRECT),
     Row(C_LIMIT),
-    *(Row(path, server) for path in (PROXY_AGENT, HAPROXY_AGENT, COMBINED) for server in SERVERS),
+    *(
+        Row(path, server)
+        for path in (PROXY_AGENT, HAPROXY_AGENT, COMBINED)
+        for server in SERVERS
+        if (path, server) != (HAPROXY_AGENT, ONLY_SIGNED_RELAYS)
+    ),
 )
 
 
@@ -96,8 +101,8 @@ class Node:
         return self._server(pipeline, server, listener, self._accepts(listener.port))
 
     def _server(self, pipeline: str, server: str, listener: Listener, accepts: Callable[[], bool]) -> Process:
-        command = SERVERS[server](f"mdmw.wsgi.{pipeline}:application", listener)
-        return running(within(self._namespaces.node, command), accepts, self._log, self._env)
+        words = within(self._namespaces.node, command(server, pipeline, listener))
+        return running(words, accepts, self._log, self._env)
 
     def _haproxy(self, name: str, text: str, accepts: Callable[[], bool]) -> Process:
         config = self._directory / f"{name}.cfg"

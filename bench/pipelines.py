@@ -24,6 +24,7 @@ network_id = {network_id}
 [filter:identify-relay]
 use = egg:mdmw#source-identify
 mode = relay
+relay_shared_secret_file = {directory}/secret
 [filter:resolve]
 use = egg:mdmw#instance-resolve
 resolver = inventory
@@ -33,6 +34,7 @@ use = egg:mdmw#hmac-sign
 metadata_proxy_shared_secret_file = {directory}/secret
 [app:to-agent]
 use = egg:mdmw#agent-forward
+relay_shared_secret_file = {directory}/secret
 metadata_proxy_socket = {socket}
 [app:to-nova]
 use = egg:mdmw#nova-forward
