@@ -108,7 +108,7 @@ def test_after_the_cool_down_it_is_asked_first_again(peers, upstream):
         listener.bind(down.path)
         listener.listen()
         threading.Event().wait(0.06)
-        serving = threading.Thread(target=answer_one, args=(listener,))
+        serving = threading.Thread(target=answer_one, args=(listener,), daemon=True)
         serving.start()
         assert ask(asked, "POST")[2] == b"back"
         serving.join()
@@ -206,6 +206,7 @@ def test_a_full_backlog_of_a_unix_socket_is_waited_for(peers, upstream):
             answer_one(listener)
 
         serving = threading.Timer(0.1, serve)
+        serving.daemon = True
         serving.start()
         assert ask(upstream(address))[2] == b"back"
         serving.join()
