@@ -89,6 +89,10 @@ _HOP_BY_HOP_KEYS = frozenset(
     }
 )
 
+_STRIPPED = re.compile(
+    "|".join([*_FORGEABLE_PREFIXES, *(rf"{key}\Z" for key in sorted(_FORGEABLE_KEYS | _HOP_BY_HOP_KEYS))])
+)
+
 # The allow-lists of spec 1.2 as (environ key, name on the wire); what is not here is dropped.
 _TO_NOVA = (
     ("HTTP_USER_AGENT", "User-Agent"),
@@ -155,12 +159,12 @@ def check_request(environ: Environ, max_target: int, max_headers: int) -> None:
     target = request_target(environ)
     if len(target) > max_target:
         raise TargetTooLong(f"the request target has {len(target)} bytes, {max_target} are allowed")
-    size = 0
-    for key, value in environ.items():
-        if key.startswith("HTTP_") or key == "CONTENT_TYPE":
-            size += len(key) + len(value)
-            if _BAD_VALUE.search(value):
-                raise BadRequest(f"a character that cannot be in a header, in {key!r}")
+    headers = {key: value for key, value in environ.items() if key[:5] == "HTTP_"}
+    headers["CONTENT_TYPE"] = environ.get("CONTENT_TYPE") or ""
+    values = "".join(headers.values())
+    if _BAD_VALUE.search(values):
+        raise BadRequest("a character that cannot be in a header")
+    size = len(values) + len("".join(headers))
     if size > max_headers:
         raise HeadersTooLarge(f"the headers have {size} bytes, {max_headers} are allowed")
     length = environ.get("CONTENT_LENGTH")
@@ -211,14 +215,8 @@ def strip(environ: Environ) -> None:
             key = environ_key(name.strip())
             if key not in ("HTTP_HOST", "HTTP_TRANSFER_ENCODING", "HTTP_CONNECTION"):
                 environ.pop(key, None)
-    for key in [k for k in environ if _is_forgeable(k)]:
+    for key in [key for key in environ if _STRIPPED.match(key)]:
         del environ[key]
-
-
-def _is_forgeable(key: str) -> bool:
-    return key.startswith("HTTP_") and (
-        key in _FORGEABLE_KEYS or key in _HOP_BY_HOP_KEYS or key.startswith(_FORGEABLE_PREFIXES)
-    )
 
 
 # --- the hop between proxy and agent ----------------------------------------------------

@@ -95,7 +95,7 @@ def _granian(launch: Launch) -> list[str]:
         where = ["--uds", bind.removeprefix("unix:"), "--uds-permissions", "0o660"]
     return [
         *(sys.executable, "-m", "granian", "--interface", "wsgi", "--http", "1", "--no-ws", *where),
-        *("--workers", str(launch.workers or 2), "--blocking-threads", str(launch.threads or 200)),
+        *("--workers", str(launch.workers or 4), "--blocking-threads", str(launch.threads or 50)),
         *("--backlog", "4096", "--backpressure", "400", "--http1-buffer-size", "65536"),
         *("--http1-header-read-timeout", "30000"),
         f"{launch.module}:application",

@@ -13,9 +13,9 @@ from types import SimpleNamespace
 from oslo_config import cfg
 
 from mdmw import wire
+from mdmw.boundary.base import App, Either, Terminal
+from mdmw.boundary.body import read_body
 from mdmw.errors import PipelineError
-from mdmw.filters.base import App, Either, Terminal
-from mdmw.filters.body import read_body
 from mdmw.filters.relayed import Relayed
 from mdmw.options import load, refuse
 from mdmw.records import SOURCE, Environ, Source

@@ -12,10 +12,10 @@ from functools import lru_cache, partial
 from oslo_config import cfg
 
 from mdmw import wire
+from mdmw.boundary.base import App, Filter
 from mdmw.errors import PipelineError
-from mdmw.filters.base import App, Filter
 from mdmw.options import load, refuse
-from mdmw.records import INSTANCE, PROOFS, SOURCE, Environ, Proof
+from mdmw.records import INSTANCE, PROOFS, SOURCE, Environ, Instance, Proof
 from mdmw.signing import Signer, nova_secret_options, nova_signer
 
 OPTIONS = [
@@ -35,23 +35,25 @@ _REMEMBERED = 16384
 
 
 class HmacSign(Filter):
-    """Signs the instance id; the signature of an id is computed once and remembered."""
+    """Signs the instance id; what proves an instance at an address is made once and remembered."""
 
     requires = frozenset({SOURCE, INSTANCE})
     provides = frozenset({PROOFS})
 
     def __init__(self, app: App, signer: Signer) -> None:
         super().__init__(app)
-        self._signatures = lru_cache(_REMEMBERED)(lambda instance_id: signer.sign_all(instance_id.encode()))
+        self._signer = signer
+        self._proofs = lru_cache(_REMEMBERED)(self._prove)
 
     def prepare(self, environ: Environ) -> None:
         if INSTANCE not in environ or SOURCE not in environ:
             raise PipelineError("hmac-sign needs instance-resolve before it")
-        instance = environ[INSTANCE]
-        forwarded_for = (wire.FORWARDED_FOR, environ[SOURCE].address)
-        environ[PROOFS] = tuple(
-            (*wire.instance_headers(instance, signature), forwarded_for)
-            for signature in self._signatures(instance.id)
+        environ[PROOFS] = self._proofs(environ[INSTANCE], environ[SOURCE].address)
+
+    def _prove(self, instance: Instance, address: str) -> tuple[Proof, ...]:
+        return tuple(
+            (*wire.instance_headers(instance, signature), (wire.FORWARDED_FOR, address))
+            for signature in self._signer.sign_all(instance.id.encode())
         )
 
 

@@ -15,8 +15,8 @@ from urllib.parse import unquote
 from oslo_config import cfg
 
 from mdmw import wire
+from mdmw.boundary.base import App, Filter
 from mdmw.errors import BadRequest, Refused
-from mdmw.filters.base import App, Filter
 from mdmw.options import load, refuse
 from mdmw.records import INSTANCE, SOURCE, Environ, Instance, Scope, Source, is_uuid, normalise_address
 from mdmw.signing import Signer, nova_secret_options, nova_signer

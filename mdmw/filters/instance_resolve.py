@@ -13,8 +13,8 @@ from types import SimpleNamespace
 
 from oslo_config import cfg
 
+from mdmw.boundary.base import App, Filter
 from mdmw.errors import ConfigError, PipelineError
-from mdmw.filters.base import App, Filter
 from mdmw.options import Settings, load, place_of, refuse
 from mdmw.records import INSTANCE, SOURCE, Environ
 from mdmw.resolvers.contract import Resolver, find

@@ -13,10 +13,10 @@ from typing import Any
 from oslo_config import cfg
 
 from mdmw import wire
+from mdmw.boundary.answers import of_status
+from mdmw.boundary.base import App, Either, Terminal
+from mdmw.boundary.body import read_body
 from mdmw.errors import BackendError, PipelineError, Refused
-from mdmw.filters.answers import of_status
-from mdmw.filters.base import App, Either, Terminal
-from mdmw.filters.body import read_body
 from mdmw.filters.relayed import Relayed, admit_encoding
 from mdmw.options import load, refuse
 from mdmw.records import INSTANCE, PROOFS, SOURCE, Environ
@@ -69,13 +69,14 @@ class NovaForward(Terminal):
         target = wire.request_target(environ)
         body = read_body(environ, self._max_body)
         headers = wire.to_nova(environ)
+        deadline = self._upstream.deadline()
         first, *others = environ[PROOFS]
-        answer = self._upstream.exchange(method, target, [*headers, *first], body)
+        answer = self._upstream.exchange(method, target, [*headers, *first], body, deadline)
         for proof in others:
             if answer.status != 403:
                 break
             answer.close()
-            answer = self._upstream.exchange(method, target, [*headers, *proof], body)
+            answer = self._upstream.exchange(method, target, [*headers, *proof], body, deadline)
         return answer
 
 

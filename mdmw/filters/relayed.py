@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from webob.acceptparse import AcceptEncodingValidHeader, create_accept_encoding_header
 
 from mdmw import wire
+from mdmw.boundary.base import StartResponse
 from mdmw.errors import BackendError
-from mdmw.filters.base import StartResponse
 from mdmw.records import Environ
 from mdmw.upstream.exchange import BUFFER_LIMIT, Answer, Stream
 from mdmw.wire import Headers

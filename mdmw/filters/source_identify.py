@@ -13,15 +13,15 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
 from oslo_config import cfg
 
 from mdmw import wire
+from mdmw.boundary.base import App, Filter
 from mdmw.errors import BadRequest, ConfigError, Contradiction, Unavailable
-from mdmw.filters.base import App, Filter
 from mdmw.filters.listener import listener_keys
 from mdmw.filters.neighbours import neighbour_mac
 from mdmw.options import load, refuse
@@ -74,6 +74,7 @@ OPTIONS = [
     cfg.IntOpt("max_headers", default=32768, min=1024, help="Most header bytes in a request."),
 ]
 
+_REMEMBERED = 16384  # sources
 _SECONDS = re.compile(r"[0-9]{1,12}")
 _UNIX_PEERS = ("", "localhost")
 _UNIX_PATH = ("/", "@", "\0")
@@ -111,8 +112,8 @@ class Place:
 
     def source(self, environ: Environ) -> Source:
         """The source of a request that came in here."""
-        forwarded = wire.forwarded_for(environ) is not None
-        return Source(self.address or _peer_address(environ), self.scope, forwarded=forwarded)
+        peer = self.address or environ.get("REMOTE_ADDR")
+        return _source(peer, self.scope, wire.forwarded_for(environ) is not None)
 
 
 def by_listener(table: ReloadingFile[Mapping[str, Place]]) -> Identify:
@@ -192,11 +193,11 @@ def _hides_spellings(environ: Environ) -> bool:
     return str(environ.get("SERVER_SOFTWARE", "")).startswith("Granian")
 
 
-def _peer_address(environ: Environ) -> str:
-    address = environ.get("REMOTE_ADDR")
-    if not address:
+@lru_cache(maxsize=_REMEMBERED)
+def _source(peer: str | None, scope: Scope, forwarded: bool) -> Source:
+    if not peer:
         raise BadRequest("the server does not say where the connection came from")
-    return normalise_address(address)
+    return Source(normalise_address(peer), scope, forwarded=forwarded)
 
 
 def _tcp_peer(environ: Environ) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

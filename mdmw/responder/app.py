@@ -16,9 +16,9 @@ from types import SimpleNamespace
 
 from oslo_config import cfg
 
+from mdmw.boundary.base import App, Terminal
+from mdmw.boundary.body import read_body
 from mdmw.errors import BadRequest, BodyTooLarge, Conflict, MethodNotAllowed, NotFound, PipelineError
-from mdmw.filters.base import App, Terminal
-from mdmw.filters.body import read_body
 from mdmw.inventory import Guest
 from mdmw.inventory_file import MAX_PASSWORD
 from mdmw.inventory_file import load as load_inventory

@@ -3,6 +3,7 @@
 import socket
 import ssl
 import struct
+import sys
 import time
 from typing import Any
 
@@ -12,6 +13,8 @@ from mdmw.upstream.response import Response
 _BACKLOG_PAUSE = 0.01  # seconds between two looks at a full backlog
 _CHUNK = 64 * 1024
 _SHORTEST = 0.001
+_SO_MEMINFO = 55  # Linux 4.12, include/uapi/asm-generic/socket.h
+_MEMINFO_BYTES = 9 * 4
 _TIMEVAL = struct.Struct("@ll")
 
 
@@ -62,6 +65,10 @@ class Connection:
     def is_alive(self) -> bool:
         """False when the peer closed, or spoke out of turn, while the connection was idle."""
         try:
+            if self._in_kernel and self._sock.family != socket.AF_UNIX:
+                # An end of the connection counts as well; and unlike recv this keeps the interpreter lock.
+                memory = self._sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO_BYTES)
+                return not int.from_bytes(memory[:4], sys.byteorder)  # what has arrived and was not read
             if self._in_kernel:
                 self._sock.recv(1, socket.MSG_DONTWAIT)
             else:

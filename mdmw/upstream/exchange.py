@@ -84,17 +84,22 @@ class Upstream:
         self._failed_at: dict[Address, float] = {}
         self._lock = threading.Lock()
 
-    def exchange(self, method: str, target: str, headers: Headers, body: bytes = b"") -> Answer:
-        """Send one request and return its answer.
+    def deadline(self) -> float:
+        """When a request that begins now must be over, on the clock of `time.monotonic`."""
+        return time.monotonic() + self._limits.total_timeout
+
+    def exchange(
+        self, method: str, target: str, headers: Headers, body: bytes = b"", deadline: float | None = None
+    ) -> Answer:
+        """Send one request and return its answer, by `deadline` if it is a part of something longer.
 
         Raises `Overloaded` when no slot becomes free, `Unavailable` when nobody
         answers, `BackendSlow` when the time is over, `BackendError` for an answer
         that is not HTTP, `BackendLost` when a request other than GET and HEAD was
         sent and its answer never came.
         """
-        limits = self._limits
-        deadline = time.monotonic() + limits.total_timeout
-        self._slots.acquire(min(limits.queue_timeout, limits.total_timeout))
+        deadline = deadline or self.deadline()
+        self._slots.acquire(min(self._limits.queue_timeout, max(deadline - time.monotonic(), 0)))
         keep_slot = False
         try:
             answer = self._ask(method, target, headers, body, deadline)

@@ -4,19 +4,23 @@ import configparser
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from paste.deploy import loadwsgi
 
+from mdmw.boundary.base import App
 from mdmw.errors import ConfigError
-from mdmw.filters.base import App
 from mdmw.observe import log_to_stderr
 
 #: The pipelines of the shipped file that have a module under `mdmw.wsgi`.
 NAMES = ("proxy", "agent", "combined", "standalone", "nova")
+
+# Seconds after which a thread must let another have the interpreter. A request computes for
+# less than 1 ms and waits otherwise; asking for it every 5 ms is only work for the kernel.
+_SWITCH_INTERVAL = 0.1
 
 #: Environment variables: the file, and the pipeline that `mdmw.wsgi.named` loads.
 INI_VARIABLE = "MDMW_PASTE_INI"
@@ -29,8 +33,8 @@ class Stage:
 
     section: str
     entry_point: str
-    global_conf: Mapping[str, str]
-    local_conf: Mapping[str, str]
+    global_conf: Mapping[str, str] = field(repr=False)  # there may be secrets in them
+    local_conf: Mapping[str, str] = field(repr=False)
     create: Callable[[], Any]
 
 
@@ -58,6 +62,10 @@ def stages(path: str, pipeline: str) -> list[Stage]:
         there = ", ".join(names(path)) or "none"
         raise ConfigError(f"{path}: no [pipeline:{pipeline}] with 'pipeline = ...'; there are: {there}")
     order = sections.get(f"pipeline:{pipeline}", "pipeline").split()
+    if not order:
+        raise ConfigError(
+            f"{path}: [pipeline:{pipeline}]: 'pipeline' is empty; filters and an app are needed"
+        )
     context = _paste(path, lambda: loadwsgi.loadcontext(loadwsgi.APP, _uri(path), name=pipeline))
     contexts = [*context.filter_contexts, context.app_context]
     return [_stage(name, stage) for name, stage in zip(order, contexts, strict=True)]
@@ -86,6 +94,7 @@ def load_or_exit(pipeline: str) -> App:
     any other it would start them again and again.
     """
     log_to_stderr()
+    sys.setswitchinterval(_SWITCH_INTERVAL)
     try:
         return load(pipeline)
     except ConfigError as error:
@@ -134,7 +143,15 @@ def _sections(path: str) -> configparser.RawConfigParser:
 def _paste(path: str, load: Any) -> Any:
     try:
         return load()
-    except (LookupError, ValueError, ImportError, TypeError, configparser.Error, OSError) as error:
+    except (
+        LookupError,
+        ValueError,
+        ImportError,
+        TypeError,
+        AttributeError,
+        configparser.Error,
+        OSError,
+    ) as error:
         raise ConfigError(f"{path}: {_one_line(error)}") from None
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mdmw.boundary.body import read_body
 from mdmw.errors import BadRequest, BodyTooLarge, LengthRequired, RequestTimeout
-from mdmw.filters.body import read_body
 
 
 class Slowly(io.RawIOBase):

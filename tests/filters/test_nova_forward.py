@@ -550,3 +550,15 @@ def test_nothing_is_logged_of_proofs_and_bodies(peers, forward, caplog):
     assert caplog.records
     for secret in ("signed-by-one", "signed-by-two", "pa55word"):
         assert secret not in caplog.text
+
+
+def test_s_3_s_4_both_secrets_share_one_budget(peers, forward):
+    """S-3, S-4: the second try after a 403 has what the first has left, not a budget of its own."""
+
+    def refuse_late(conversation):
+        while conversation.request():
+            time.sleep(0.6)  # how slow this peer is
+            conversation.send(response("403 Forbidden", b""))
+
+    slow = forward(nova, peers.tcp(refuse_late), nova_timeout="1", nova_total_timeout="1")
+    assert call(slow, **ROTATING).status == 504

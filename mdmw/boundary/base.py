@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
-from mdmw.filters.answers import answer
+from mdmw.boundary.answers import answer
 from mdmw.records import Environ
 
 StartResponse = Callable[..., Any]
