@@ -11,7 +11,7 @@ import struct
 _header_timeout = int(os.environ.get("MDMW_HEADER_TIMEOUT", "30"))
 
 wsgi_app = f"mdmw.wsgi.{os.environ.get('MDMW_PIPELINE', 'agent')}:application"
-bind = os.environ.get("MDMW_BIND", "unix:/var/lib/neutron/metadata_proxy")
+bind = os.environ.get("MDMW_BIND", "unix:/run/mdmw/metadata_proxy")
 umask = int(os.environ.get("MDMW_UMASK", "007"), 8)  # of the process, and so the mode of a unix socket
 backlog = 4096  # net.core.somaxconn caps it
 
