@@ -54,6 +54,8 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> int:
     """Print the table of answers; 0 when all are right, 1 when one is wrong."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # A shell starts what it puts in the background deaf to Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     obstacle = sandbox.obstacle()
     if obstacle and not arguments.json:
         print(

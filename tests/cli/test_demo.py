@@ -30,11 +30,12 @@ def test_a_wrong_answer_is_status_1(monkeypatch, capsys):
 
     monkeypatch.setattr(demo, "_questions", questions)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)  # so it does not try namespaces
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         assert main(["demo", "--once"]) == 1
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     out = capsys.readouterr().out
     assert "not root: no namespaces" in out
     assert out.count("WRONG") == 1
