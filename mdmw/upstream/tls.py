@@ -15,6 +15,8 @@ def client_context(
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # With OpenSSL 3 Python lets a connection end without TLS saying so: a cut would look like the end.
+    context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
     if insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
