@@ -15,6 +15,7 @@ _CHUNK = 64 * 1024
 _SHORTEST = 0.001
 _SO_MEMINFO = 55  # Linux 4.12, include/uapi/asm-generic/socket.h
 _MEMINFO_BYTES = 9 * 4
+_CUT = "UNEXPECTED_EOF_WHILE_READING"
 _TIMEVAL = struct.Struct("@ll")
 
 
@@ -53,6 +54,10 @@ class Connection:
             data = self._sock.recv(_CHUNK)
         except (BlockingIOError, ssl.SSLWantReadError):
             raise TimeoutError("not a byte") from None
+        except ssl.SSLError as error:
+            if error.reason == _CUT:  # Python before 3.11.4 has no SSLEOFError for it
+                raise ConnectionResetError("cut, without a word of TLS") from None
+            raise
         if not data:
             response.end()
             return
