@@ -200,7 +200,7 @@ def _in_namespaces(home: Path, inventory: Inventory, start: "_Starter", stack: c
     def ask(guest: Guest, path: str) -> tuple[int, bytes]:
         url = _METADATA_URL + path
         command = ["ip", "netns", "exec", site.guests[guest.id], "curl", "-sS", "-m", str(_ASK_TIMEOUT)]
-        done = subprocess.run([*command, "-w", "\n%{http_code}", url], capture_output=True, check=False)  # noqa: S603
+        done = subprocess.run([*command, "-w", "\n%{http_code}", url], capture_output=True, check=False)  # noqa: S603 - our own words
         body, _, status = done.stdout.rpartition(b"\n")
         return int(status or 0), body if status else done.stderr
 
@@ -260,7 +260,7 @@ class _Starter:
     def __call__(self, pipeline: str, *binds: str, inherit: list[socket.socket] | None = None) -> None:
         words = [word for bind in binds for word in ("--bind", bind)]
         log = self._stack.enter_context((self._home / f"{pipeline}.log").open("wb"))
-        process = subprocess.Popen(  # noqa: S603
+        process = subprocess.Popen(  # noqa: S603 - our own words
             [sys.executable, "-m", "mdmw", "serve", pipeline, "--workers", "1", "--threads", "64", *words],
             env=os.environ | {INI_VARIABLE: str(self._home / "api-paste.ini")},
             pass_fds=[sock.fileno() for sock in inherit or []],
@@ -284,7 +284,7 @@ class _Starter:
             while probe.connect_ex(path):
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise ConfigError(f"{pipeline} did not start:\n{self._logs()}")
-                time.sleep(0.02)
+                time.sleep(0.02)  # between two looks; a socket cannot say when it begins to listen
 
     def _logs(self) -> str:
         return "".join((self._home / f"{name}.log").read_text() for name in self._processes)

@@ -24,7 +24,7 @@ class CommandError(MdmwError):
 
 def run(*words: str, stdin: str = "") -> None:
     """Run a command to its end; raises `CommandError` with its own words."""
-    done = subprocess.run(words, input=stdin, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
+    done = subprocess.run(words, input=stdin, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603 - no shell
     if done.returncode:
         raise CommandError(f"{' '.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
 
