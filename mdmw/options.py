@@ -9,6 +9,7 @@ import configparser
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +23,11 @@ CONFIG_FILE = cfg.ListOpt(
     default=[],
     help="oslo.config files to read options from, for example Neutron's metadata_agent.ini. "
     "The section of the paste file wins over them.",
+)
+CONFIG_DIR = cfg.ListOpt(
+    "config_dir",
+    default=[],
+    help="Directories whose *.conf files are read after those of config_file.",
 )
 _LOCATION = re.compile(r"LocationInfo\(.*?detail='(.*?)'\)")  # how oslo.config names a file
 _QUOTED_LINE = re.compile(r": (['\"]).*\1$", re.DOTALL)  # how oslo.config ends a parse error
@@ -41,33 +47,59 @@ def load(
     section, option, value, what is allowed.
     """
     place = place_of(name, global_conf, local_conf)
-    known = {spelling: opt for opt in (CONFIG_FILE, *options) for spelling in _spellings(opt)}
+    known = {spelling: opt for opt in (CONFIG_FILE, CONFIG_DIR, *options) for spelling in _spellings(opt)}
     for option in local_conf:
         if option not in known:
             allowed = ", ".join(sorted({opt.dest for opt in known.values()}))
             raise ConfigError(f"{place}: unknown option {option!r}; known are: {allowed}")
     given = {o: v for o, v in global_conf.items() if o in known} | dict(local_conf)
     values = {known[o].dest: _parse(place, known[o], o, text) for o, text in given.items()}
-    files = values.pop(CONFIG_FILE.dest, [])
+    files = ConfigFiles(values.pop(CONFIG_FILE.dest, []), values.pop(CONFIG_DIR.dest, []))
 
     # What the section gives stays out of oslo.config, which would replace a $name in it.
-    conf = cfg.ConfigOpts()
-    conf.register_opts([opt for opt in options if opt.dest not in values])
-    try:
-        conf(args=[], project="mdmw", default_config_files=files, default_config_dirs=[], use_env=False)
-    except cfg.RequiredOptError as error:
-        raise ConfigError(f"{place}: option {error.opt_name!r} is required") from None
-    except cfg.ConfigFileParseError as error:
-        line = _QUOTED_LINE.sub("", str(error))  # it may hold a secret
-        raise ConfigError(f"{place}: {_one_line(line)}") from None
-    except (cfg.Error, ValueError, OSError) as error:
-        raise ConfigError(f"{place}: {', '.join(files)}: {_one_line(error)}") from None
+    conf = files.parse(place, [opt for opt in options if opt.dest not in values])
     rest = {opt.dest: _from_files(place, opt, conf) for opt in options if opt.dest not in values}
-    return Settings(place=place, **values, **rest)
+    return Settings(place=place, config=files, **values, **rest)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFiles:
+    """The oslo.config files of a section; other groups of them than `[DEFAULT]` are read with `parse`."""
+
+    files: Sequence[str] = ()
+    directories: Sequence[str] = ()
+
+    def parse(self, place: str, options: Sequence[cfg.Opt] = (), group: str | None = None) -> cfg.ConfigOpts:
+        """A `ConfigOpts` of its own over these files; more options may be registered on it.
+
+        Raises `ConfigError`, one line that begins with `place`.
+        """
+        conf = cfg.ConfigOpts()
+        conf.register_opts(options, group=group)
+        try:
+            conf(
+                args=[],
+                project="mdmw",
+                default_config_files=list(self.files),
+                default_config_dirs=list(self.directories),
+                use_env=False,
+            )
+        except cfg.RequiredOptError as error:
+            raise ConfigError(f"{place}: option {error.opt_name!r} is required") from None
+        except cfg.ConfigFileParseError as error:
+            line = _QUOTED_LINE.sub("", str(error))  # it may hold a secret
+            raise ConfigError(f"{place}: {_one_line(line)}") from None
+        except (cfg.Error, ValueError, OSError) as error:
+            where = ", ".join([*self.files, *self.directories])
+            raise ConfigError(f"{place}: {where}: {_one_line(error)}") from None
+        return conf
 
 
 class Settings(SimpleNamespace):
-    """One attribute per option, and `place` for messages; shows no values, since some are secret."""
+    """One attribute per option, `place` for messages and `config`, a `ConfigFiles`.
+
+    Shows no values, since some are secret.
+    """
 
     def __repr__(self) -> str:
         return f"<settings of {self.place}>"

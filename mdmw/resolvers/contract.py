@@ -14,7 +14,8 @@ from stevedore.driver import DriverManager
 from stevedore.exception import NoMatches
 
 from mdmw.errors import ConfigError
-from mdmw.records import Instance, Source
+from mdmw.records import Instance, Scope, Source
+from mdmw.resolvers.snapshot import Snapshot
 
 #: Goes up when a resolver written for the old number would no longer work.
 VERSION = 1
@@ -44,6 +45,16 @@ class Resolver(Protocol):
         guess), `Unavailable` when that could not be found out just now, and
         `Contradiction` when the source contradicts itself (R-8).
         """
+
+
+class Prefetching(Resolver, Protocol):
+    """A resolver that can also fetch all that a scope reaches at once; optional.
+
+    The cache then asks its back end once for a network, not once for each guest.
+    """
+
+    def snapshot(self, scope: Scope) -> Snapshot | None:
+        """All ports of `scope`, or None when they are too many; raises as `resolve` does."""
 
 
 def find(name: str) -> type[Resolver]:
