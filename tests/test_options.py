@@ -147,7 +147,7 @@ def test_text_of_a_section_is_taken_as_it_is(text):
 def test_an_unknown_option(ini):
     text = refusal(*reversed(ini({"mode": "fast", "colour": "blue"})))
     assert "api-paste.ini: [filter:one]: unknown option 'colour'" in text
-    assert "known are: config_file, count, flag, mode, name" in text
+    assert "known are: config_dir, config_file, count, flag, mode, name" in text
 
 
 @pytest.mark.parametrize(
