@@ -25,7 +25,7 @@ from mdmw.errors import BadRequest, ConfigError, Contradiction, Unavailable
 from mdmw.filters.listener import listener_keys
 from mdmw.filters.neighbours import neighbour_mac
 from mdmw.options import load, refuse
-from mdmw.records import SOURCE, Environ, Scope, Source, is_link_local_v6, is_uuid, normalise_address
+from mdmw.records import SOURCE, Environ, Scope, Source, is_uuid, normalise_address
 from mdmw.reloading import ReloadingFile
 from mdmw.signing import RELAY_SECRET, Signer, relay_signer, secret_options
 
@@ -50,8 +50,9 @@ OPTIONS = [
     cfg.BoolOpt(
         "client_mac",
         default=False,
-        help="mode fixed: tell the agent the MAC of a guest with an IPv6 link-local address, from the "
-        "neighbour table of this process's namespace. Finds guests whose address hides it (RFC 7217).",
+        help="mode fixed: tell the agent the MAC of the guest, from the neighbour table of this process's "
+        "namespace. Finds guests whose IPv6 link-local address hides it (RFC 7217), and keeps an agent that "
+        "remembers addresses from mistaking a new guest for the one that had its address before.",
     ),
     cfg.StrOpt(
         "listeners_file",
@@ -131,12 +132,10 @@ def by_listener(table: ReloadingFile[Mapping[str, Place]]) -> Identify:
 
 
 def with_mac(identify: Identify) -> Identify:
-    """Adds the MAC that the kernel saw, where Neutron can find a guest only by it (R-8)."""
+    """Adds the MAC that the kernel saw (R-8)."""
 
     def seen(environ: Environ) -> Source:
         source = identify(environ)
-        if not is_link_local_v6(source.address):
-            return source
         try:
             return replace(source, mac=neighbour_mac(source.address))
         except OSError as error:

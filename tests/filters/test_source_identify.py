@@ -190,14 +190,14 @@ def test_nothing_of_the_refusal_is_disclosed():
 
 
 def test_client_mac(monkeypatch):
-    """R-8: only for link-local addresses, only when asked for, and never from a header."""
+    """R-8: only when asked for, and never from a header."""
     asked = []
     monkeypatch.setattr(source_identify, "neighbour_mac", lambda address: asked.append(address) or MAC)
     pair = identify(mode="fixed", network_id=NETWORK, client_mac="true")
     forged = [("X-Mdmw-Client-MAC", "00:00:00:00:00:01")]
     assert source(pair, peer="fe80::1:2:3:4%eth0", headers=forged).mac == MAC
-    assert source(pair, peer="10.0.0.5", headers=forged).mac is None
-    assert asked == ["fe80::1:2:3:4"]
+    assert source(pair, peer="10.0.0.5", headers=forged).mac == MAC
+    assert asked == ["fe80::1:2:3:4", "10.0.0.5"]
     assert source(identify(mode="fixed", network_id=NETWORK), peer="fe80::1:2:3:4").mac is None
 
 

@@ -1,4 +1,4 @@
-"""The MAC of a guest with a link-local address that does not tell it, from the kernel (R-8)."""
+"""The MAC of a guest, from the kernel (R-8)."""
 
 import json
 import os
@@ -12,11 +12,12 @@ import pytest
 from mdmw.node.namespaces import run
 
 MAC = "fa:16:3e:99:00:05"
+IPV4 = "10.0.0.5"
 STABLE_PRIVACY = "fe80::1234:5678:9abc:def0"
 LISTEN = """
 import json, socket
 from mdmw.filters.source_identify import filter_factory
-with socket.create_server(("::", 0), family=socket.AF_INET6) as server:
+with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as server:
     print(server.getsockname()[1], flush=True)
     connection, peer = server.accept()
     found = {}
@@ -48,18 +49,23 @@ def pair():
         run("ip", "-n", guest, "address", "add", f"{STABLE_PRIVACY}/64", "dev", "eth0", "nodad")
         run("ip", "-n", host, "link", "set", "eth0", "addrgenmode", "none", "up")
         run("ip", "-n", host, "address", "add", "fe80::a9fe:a9fe/64", "dev", "eth0", "nodad")
+        run("ip", "-n", guest, "address", "add", f"{IPV4}/24", "dev", "eth0")
+        run("ip", "-n", host, "address", "add", "10.0.0.2/24", "dev", "eth0")
         yield host, guest
     finally:
         for name in made:
             run("ip", "netns", "delete", name)
 
 
-def test_r_8_the_mac_comes_from_the_neighbour_table(pair):
+@pytest.mark.parametrize(
+    ("dialled", "address"), [("fe80::a9fe:a9fe%eth0", STABLE_PRIVACY), ("10.0.0.2", IPV4)]
+)
+def test_r_8_the_mac_comes_from_the_neighbour_table(pair, dialled, address):
     """R-8: no EUI-64 in the address, so the neighbour-table entry of the TCP peer decides."""
     host, guest = pair
     command = ["ip", "netns", "exec", host, sys.executable, "-c", LISTEN]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         port = server.stdout.readline().strip()
-        dial = f"import socket; socket.create_connection(('fe80::a9fe:a9fe%eth0', {port}), 10).recv(1)"
+        dial = f"import socket; socket.create_connection(('{dialled}', {port}), 10).recv(1)"
         subprocess.run(["ip", "netns", "exec", guest, sys.executable, "-c", dial], check=True, timeout=30)
-        assert json.loads(server.stdout.readline()) == [STABLE_PRIVACY, MAC]
+        assert json.loads(server.stdout.readline()) == [address, MAC]
