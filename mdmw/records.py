@@ -24,9 +24,10 @@ Proof = tuple[tuple[str, str], ...]
 Environ = dict[str, Any]
 
 METADATA_ADDRESS = "169.254.169.254"
+METADATA_ADDRESS_V6 = "fe80::a9fe:a9fe"
 
 # The metadata address itself in both versions, and broadcast.
-_NOBODY = frozenset({METADATA_ADDRESS, "fe80::a9fe:a9fe", "255.255.255.255"})
+_NOBODY = frozenset({METADATA_ADDRESS, METADATA_ADDRESS_V6, "255.255.255.255"})
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")

@@ -1,0 +1,301 @@
+"""What must be there on a node, decided from a `View` and the options: pure (spec 4.2 to 4.9).
+
+The same view and options give the same plan, in whatever order the view lists things.
+"""
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from mdmw.node.rules import RouterRules
+from mdmw.node.view import Router, Subnet, View
+from mdmw.records import METADATA_ADDRESS, METADATA_ADDRESS_V6, Scope
+from mdmw.resolvers.matching import ROUTER_INTERFACE_OWNERS, Port
+
+METADATA_PORT = 80
+_METADATA_NETWORK = ipaddress.ip_network("169.254.0.0/16")
+_ANYWHERE = "0.0.0.0/0"
+_OVN_OWNER, _OVN_DEVICE = "network:distributed", "ovnmeta-"
+_DEVICE_ID_LENGTH = 11  # of a port's id in the name of its device
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of dhcp_agent.ini and l3_agent.ini that count (spec 5.2, 5.3), by their names there."""
+
+    force_metadata: bool = False
+    enable_isolated_metadata: bool = False
+    enable_metadata_network: bool = False
+    enable_metadata_proxy: bool = True
+    metadata_port: int = 9697
+    metadata_access_mark: int = 0x1
+    metadata_v4_prefixlen: int = 32
+    ha_proxy_always: bool = False
+    ipv6: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Where a namespace is listened in, and whose guests arrive there. `address` "::" takes IPv4 too."""
+
+    address: str
+    port: int
+    scope: Scope
+    device: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DhcpPlan:
+    """What `qdhcp-<network>` needs.
+
+    `addresses` are those of the DHCP port, with prefix length, in order (P-2); `gateways` the
+    default routes, at most one per IP version (P-6); `options` the lines of dnsmasq's file (4.5).
+    `row` is the row of the table of spec 4.3 that decided whether metadata is served here.
+    """
+
+    namespace: str
+    network_id: str
+    device: str
+    addresses: tuple[str, ...]
+    gateways: tuple[str, ...]
+    options: tuple[str, ...]
+    listeners: tuple[Listener, ...]
+    row: int
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RouterPlan:
+    """What `qrouter-<router>` needs; `ra_routes` are radvd's route lines for each device (P-8)."""
+
+    namespace: str
+    router_id: str
+    rules: RouterRules
+    listeners: tuple[Listener, ...]
+    ra_routes: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything, sorted by namespace."""
+
+    dhcp: tuple[DhcpPlan, ...] = ()
+    routers: tuple[RouterPlan, ...] = field(default=())
+
+
+def plan(view: View, options: Options) -> Plan:
+    """What must be there."""
+    networks = [_Network(network_id, view, options) for network_id in sorted(set(view.networks))]
+    dhcp = [network.plan(port) for network in networks for port in network.local_dhcp_ports]
+    routers = [_router(router, view, options) for router in sorted(view.routers, key=lambda one: one.id)]
+    return Plan(tuple(dhcp), tuple(routers))
+
+
+def is_isolated(subnet: Subnet, ports: Iterable[Port]) -> bool:
+    """P-1: no router's interface has the subnet's gateway address; `ports` are those of its network."""
+    return subnet.gateway_ip is None or not any(
+        (_normal(subnet.gateway_ip), subnet.id) == (_normal(address), subnet_id)
+        for port in ports
+        if port.device_owner in ROUTER_INTERFACE_OWNERS
+        for address, subnet_id in port.fixed_ips
+    )
+
+
+def serves(subnets: Sequence[Subnet], ports: Sequence[Port], options: Options) -> tuple[bool, int]:
+    """Whether the DHCP side serves a network, and the row of the table of spec 4.3 that says so."""
+    with_dhcp = [subnet for subnet in subnets if subnet.enable_dhcp]
+    if any(_is_ovn_metadata(port) for port in ports):
+        return False, 1
+    if not with_dhcp:
+        return False, 2
+    if options.force_metadata:
+        return True, 3
+    if not options.enable_isolated_metadata:
+        return False, 4
+    if options.enable_metadata_network and any(is_metadata_subnet(subnet) for subnet in subnets):
+        return True, 5
+    if any(is_isolated(subnet, ports) for subnet in with_dhcp):
+        return True, 6
+    return False, 7
+
+
+def is_metadata_subnet(subnet: Subnet) -> bool:
+    """Whether a subnet makes its network a metadata access network (4.9)."""
+    network = ipaddress.ip_network(subnet.cidr)
+    return isinstance(network, ipaddress.IPv4Network) and network.subnet_of(_METADATA_NETWORK)
+
+
+class _Network:
+    """One network of a view, with what belongs to it in a fixed order."""
+
+    def __init__(self, network_id: str, view: View, options: Options) -> None:
+        self.id = network_id
+        self._options = options
+        self._subnets = sorted((s for s in view.subnets if s.network_id == network_id), key=lambda s: s.id)
+        self._ports = sorted((p for p in view.ports if p.network_id == network_id), key=lambda p: p.id)
+        self.local_dhcp_ports = [port for port in self._ports if port.id in view.dhcp_ports]
+
+    def plan(self, port: Port) -> DhcpPlan:
+        """What the namespace of this DHCP port needs."""
+        served, row = serves(self._subnets, self._ports, self._options)
+        device = device_name("tap", port)
+        scope, warnings = self._scope()
+        if len(self.local_dhcp_ports) > 1 and self._has_ipv6:
+            warnings += (f"network {self.id}: several DHCP ports on this node; IPv6 metadata is left out",)
+        return DhcpPlan(
+            namespace=f"qdhcp-{self.id}",
+            network_id=self.id,
+            device=device,
+            addresses=tuple(self._addresses(port)),
+            gateways=tuple(self._gateways()),
+            options=tuple(line for subnet in self._subnets for line in self._option_lines(subnet, port)),
+            listeners=tuple(self._listeners(scope, device)) if served else (),
+            row=row,
+            warnings=warnings if served else (),
+        )
+
+    @property
+    def _has_ipv6(self) -> bool:
+        return self._options.ipv6 and any(subnet.version == 6 for subnet in self._subnets)
+
+    @property
+    def _ipv6_metadata(self) -> bool:
+        return self._has_ipv6 and len(self.local_dhcp_ports) == 1
+
+    def _scope(self) -> tuple[Scope, tuple[str, ...]]:
+        """4.9: a metadata access network speaks for the router that it is attached to."""
+        if not (
+            self._options.enable_metadata_network
+            and any(is_metadata_subnet(subnet) for subnet in self._subnets)
+        ):
+            return Scope("network", self.id), ()
+        routers = [port.device_id for port in self._ports if port.device_owner in ROUTER_INTERFACE_OWNERS]
+        if not routers:
+            return Scope("network", self.id), ()
+        others = sorted(set(routers) - {routers[0]})
+        text = f"metadata network {self.id}: router {routers[0]} is served, not {', '.join(others)}"
+        return Scope("router", routers[0]), (text,) if others else ()
+
+    def _addresses(self, port: Port) -> Iterable[str]:
+        """P-2, P-4: the port's own first, then the metadata addresses."""
+        subnets = {subnet.id: subnet for subnet in self._subnets}
+        own = [(address, subnets[subnet_id]) for address, subnet_id in port.fixed_ips if subnet_id in subnets]
+        yield from (f"{address}/{ipaddress.ip_network(subnet.cidr).prefixlen}" for address, subnet in own)
+        if self._options.force_metadata or self._options.enable_isolated_metadata:
+            if METADATA_ADDRESS not in {address for address, _ in own}:
+                yield f"{METADATA_ADDRESS}/{self._options.metadata_v4_prefixlen}"
+            if self._ipv6_metadata:
+                yield f"{METADATA_ADDRESS_V6}/128"
+
+    def _gateways(self) -> Iterable[str]:
+        """P-6: the gateway of the first subnet with DHCP, for each IP version."""
+        for version in (4, 6):
+            found = [
+                s.gateway_ip for s in self._subnets if s.version == version and s.enable_dhcp and s.gateway_ip
+            ]
+            yield from found[:1]
+
+    def _listeners(self, scope: Scope, device: str) -> Iterable[Listener]:
+        yield Listener(METADATA_ADDRESS, METADATA_PORT, scope)
+        if self._ipv6_metadata:
+            yield Listener(METADATA_ADDRESS_V6, METADATA_PORT, scope, device)
+
+    def _option_lines(self, subnet: Subnet, port: Port) -> Iterable[str]:
+        """Spec 4.5, for one subnet."""
+        if not subnet.enable_dhcp:
+            return
+        tag = f"tag:subnet-{subnet.id}"
+        if subnet.version == 6:
+            if subnet.dns_nameservers and subnet.ipv6_address_mode != "slaac":
+                servers = ",".join(f"[{server}]" for server in subnet.dns_nameservers)
+                yield f"{tag},option6:dns-server,{servers}"
+            return
+        if subnet.dns_nameservers:
+            yield f"{tag},option:dns-server,{','.join(subnet.dns_nameservers)}"
+        routes, gateway = self._routes(subnet, port)
+        if routes:
+            text = ",".join(f"{destination},{hop}" for destination, hop in routes)
+            yield f"{tag},option:classless-static-route,{text}"
+            yield f"{tag},249,{text}"
+        yield f"{tag},option:router,{gateway}" if gateway else f"{tag},option:router"
+
+    def _routes(self, subnet: Subnet, port: Port) -> tuple[list[tuple[str, str]], str | None]:
+        gateway = subnet.gateway_ip
+        routes = [
+            (other.cidr, "0.0.0.0")  # noqa: S104 - "on this link" in option 121
+            for other in self._subnets
+            if other.id != subnet.id and other.version == 4 and other.segment_id == subnet.segment_id
+        ]
+        for destination, hop in subnet.host_routes:
+            if destination == _ANYWHERE:
+                gateway = gateway or hop
+            else:
+                routes.append((destination, hop))
+        if hop_to_metadata := self._metadata_hop(subnet, port):
+            routes.append((f"{METADATA_ADDRESS}/32", hop_to_metadata))
+        if routes and gateway:
+            routes.append((_ANYWHERE, gateway))  # who gets option 121 ignores option 3 (RFC 3442)
+        return routes, gateway
+
+    def _metadata_hop(self, subnet: Subnet, port: Port) -> str | None:
+        ovn = next((p for p in self._ports if _is_ovn_metadata(p)), None)
+        if ovn:
+            return _address_on(ovn, subnet)
+        isolated = is_isolated(subnet, self._ports)
+        if self._options.force_metadata or (isolated and self._options.enable_isolated_metadata):
+            return _address_on(port, subnet)
+        return None if isolated else subnet.gateway_ip
+
+
+def _router(router: Router, view: View, options: Options) -> RouterPlan:
+    interfaces = sorted(
+        (
+            port
+            for port in view.ports
+            if port.device_id == router.id and port.device_owner in ROUTER_INTERFACE_OWNERS
+        ),
+        key=lambda port: port.id,
+    )
+    subnets = {subnet.id: subnet for subnet in view.subnets}
+
+    def has(port: Port, wanted: object) -> bool:
+        """Whether a fixed address of `port` is on a subnet for which `wanted` holds."""
+        return any(subnet_id in subnets and wanted(subnets[subnet_id]) for _, subnet_id in port.fixed_ips)  # type: ignore[operator]
+
+    to_metadata_network = tuple(
+        device_name("qr-", port) for port in interfaces if has(port, is_metadata_subnet)
+    )
+    rules = RouterRules(
+        mark=options.metadata_access_mark,
+        redirect_to=options.metadata_port if options.enable_metadata_proxy else None,
+        forward_to=() if options.enable_metadata_proxy else to_metadata_network,  # P-16
+        ipv6=options.ipv6,
+    )
+    runs = options.enable_metadata_proxy and (
+        router.distributed or not router.ha or router.is_primary or options.ha_proxy_always
+    )
+    address = "::" if options.ipv6 else "0.0.0.0"  # noqa: S104 - its rules keep others out (P-7)
+    listener = Listener(address, options.metadata_port, Scope("router", router.id))
+    ra_routes = tuple(
+        (device_name("qr-", port), f"route {METADATA_ADDRESS_V6}/128 {{ }};")
+        for port in interfaces
+        if options.ipv6 and has(port, lambda subnet: subnet.version == 6)
+    )
+    return RouterPlan(f"qrouter-{router.id}", router.id, rules, (listener,) if runs else (), ra_routes)
+
+
+def device_name(prefix: str, port: Port) -> str:
+    """The name of a port's device on the node: `tap` or `qr-`, and the start of its id."""
+    return f"{prefix}{port.id[:_DEVICE_ID_LENGTH]}"
+
+
+def _is_ovn_metadata(port: Port) -> bool:
+    return port.device_owner == _OVN_OWNER and port.device_id == f"{_OVN_DEVICE}{port.network_id}"
+
+
+def _address_on(port: Port, subnet: Subnet) -> str | None:
+    return next((address for address, subnet_id in port.fixed_ips if subnet_id == subnet.id), None)
+
+
+def _normal(address: str) -> str:
+    return str(ipaddress.ip_address(address))

@@ -1,0 +1,81 @@
+"""The firewall rules of a router's namespace (P-7, P-16), as text for nftables and for iptables."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mdmw.records import METADATA_ADDRESS, METADATA_ADDRESS_V6
+
+TABLE = "mdmw"
+_MASK = 0xFFFF
+_GUESTS = "qr-"  # internal interfaces; a floating address never arrives here
+_FAMILIES = {4: ("ip", f"{METADATA_ADDRESS}/32"), 6: ("ip6", f"{METADATA_ADDRESS_V6}/128")}
+
+
+@dataclass(frozen=True, slots=True)
+class RouterRules:
+    """What happens to packets from guests to the metadata address.
+
+    They are marked, always. `redirect_to` is the port of the local listener, or None when there
+    is none. Marked packets never leave the router, except by the devices in `forward_to`.
+    """
+
+    mark: int = 0x1
+    redirect_to: int | None = 9697
+    forward_to: tuple[str, ...] = ()
+    ipv6: bool = True
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """4, or 4 and 6."""
+        return (4, 6) if self.ipv6 else (4,)
+
+
+def nftables(rules: RouterRules) -> str:
+    """One transaction for `nft -f -`: a table of our own, as a whole, whatever was in it before."""
+    marked = f"meta mark & {_MASK:#x} == {rules.mark:#x}"
+
+    def matches() -> Iterable[str]:
+        for version in rules.versions:
+            family, address = _FAMILIES[version]
+            yield f'iifname "{_GUESTS}*" {family} daddr {address.partition("/")[0]} tcp dport 80'
+
+    out = [f'oifname "{device}" {marked} accept' for device in rules.forward_to]
+    mark = f"meta mark set meta mark & {0xFFFFFFFF ^ _MASK:#x} | {rules.mark:#x}"
+    chains = {
+        "guests-mark": ("filter", "prerouting", "mangle", [f"{match} {mark}" for match in matches()]),
+        "guests-forward": ("filter", "forward", "filter", [*out, f"{marked} drop"]),
+    }
+    if rules.redirect_to:
+        port = rules.redirect_to
+        redirects = [f"{match} redirect to :{port}" for match in matches()]
+        chains["guests-redirect"] = ("nat", "prerouting", "dstnat", redirects)
+        chains["guests-input"] = ("filter", "input", "filter", [f"{marked} accept", f"tcp dport {port} drop"])
+    lines = [f"table inet {TABLE} {{}}", f"delete table inet {TABLE}", f"table inet {TABLE} {{"]
+    for name, (kind, hook, priority, body) in chains.items():
+        lines += [f"\tchain {name} {{", f"\t\ttype {kind} hook {hook} priority {priority}; policy accept;"]
+        lines += [f"\t\t{line}" for line in body] + ["\t}"]
+    return "\n".join([*lines, "}", ""])
+
+
+def iptables(rules: RouterRules, version: int) -> dict[str, list[str]]:
+    """Table -> rules of our chains in it, in the spelling of `iptables-save` and without `-A CHAIN`.
+
+    Keys are `table/HOOK`; each hook jumps to a chain `mdmw-HOOK` that holds exactly these.
+    """
+    _, address = _FAMILIES[version]
+    marked = f"-m mark --mark {rules.mark:#x}/{_MASK:#x}"
+    to_metadata = f"-d {address} -i {_GUESTS}+ -p tcp -m tcp --dport 80"
+    chains = {
+        "mangle/PREROUTING": [f"{to_metadata} -j MARK --set-xmark {rules.mark:#x}/{_MASK:#x}"],
+        "filter/FORWARD": [
+            *(f"-o {device} {marked} -j ACCEPT" for device in rules.forward_to),
+            f"{marked} -j DROP",
+        ],
+        "filter/INPUT": [],
+        "nat/PREROUTING": [],
+    }
+    if rules.redirect_to:
+        port = rules.redirect_to
+        chains["nat/PREROUTING"] = [f"{to_metadata} -j REDIRECT --to-ports {port}"]
+        chains["filter/INPUT"] = [f"{marked} -j ACCEPT", f"-p tcp -m tcp --dport {port} -j DROP"]
+    return chains
