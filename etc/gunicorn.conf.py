@@ -7,10 +7,13 @@ MDMW_WORKERS, MDMW_THREADS, MDMW_UMASK, MDMW_HEADER_TIMEOUT. The command line wi
 import os
 import socket
 import struct
+import subprocess
+import sys
 
 _header_timeout = int(os.environ.get("MDMW_HEADER_TIMEOUT", "30"))
 
-wsgi_app = f"mdmw.wsgi.{os.environ.get('MDMW_PIPELINE', 'agent')}:application"
+_pipeline = os.environ.get("MDMW_PIPELINE", "agent")
+wsgi_app = f"mdmw.wsgi.{_pipeline}:application"
 bind = os.environ.get("MDMW_BIND", "unix:/run/mdmw/metadata_proxy")
 umask = int(os.environ.get("MDMW_UMASK", "007"), 8)  # of the process, and so the mode of a unix socket
 backlog = 4096  # net.core.somaxconn caps it
@@ -40,6 +43,21 @@ forwarder_headers = ""
 control_socket_disable = True  # it would be in the home directory, the same for all instances
 errorlog = "-"
 accesslog = None
+
+
+def on_starting(arbiter):
+    """Have SIGHUP look at the pipeline first: workers that cannot load it would end the server."""
+    reload = arbiter.handle_hup
+
+    def handle_hup():
+        check = [sys.executable, "-m", "mdmw", "check", _pipeline]
+        checked = subprocess.run(check, capture_output=True, text=True, check=False)  # noqa: S603 - ours
+        if checked.returncode:
+            arbiter.log.error("SIGHUP: the old configuration stays in service: %s", checked.stderr.strip())
+        else:
+            reload()
+
+    arbiter.handle_hup = handle_hup
 
 
 def post_worker_init(worker):

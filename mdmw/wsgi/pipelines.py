@@ -18,9 +18,9 @@ from mdmw.observe import log_to_stderr
 #: The pipelines of the shipped file that have a module under `mdmw.wsgi`.
 NAMES = ("proxy", "agent", "combined", "standalone", "nova")
 
-# Seconds after which a thread must let another have the interpreter. A request computes for
-# less than 1 ms and waits otherwise; asking for it every 5 ms is only work for the kernel.
-_SWITCH_INTERVAL = 0.1
+#: Seconds after which a thread must let another have the interpreter. A request computes for
+#: less than 1 ms and waits otherwise; asking for it every 5 ms is only work for the kernel.
+SWITCH_INTERVAL = 0.1
 
 #: Environment variables: the file, and the pipeline that `mdmw.wsgi.named` loads.
 INI_VARIABLE = "MDMW_PASTE_INI"
@@ -55,8 +55,11 @@ def names(path: str) -> list[str]:
     return [s.removeprefix(prefix) for s in _sections(path).sections() if s.startswith(prefix)]
 
 
-def stages(path: str, pipeline: str) -> list[Stage]:
-    """The stages of a pipeline in request order, the application last; raises `ConfigError`."""
+def stages(path: str, pipeline: str, global_conf: Mapping[str, str] | None = None) -> list[Stage]:
+    """The stages of a pipeline in request order, the application last; raises `ConfigError`.
+
+    `global_conf` is as if it stood in the file's [DEFAULT], and wins over what does.
+    """
     sections = _sections(path)
     if not sections.has_option(f"pipeline:{pipeline}", "pipeline"):
         there = ", ".join(names(path)) or "none"
@@ -66,19 +69,22 @@ def stages(path: str, pipeline: str) -> list[Stage]:
         raise ConfigError(
             f"{path}: [pipeline:{pipeline}]: 'pipeline' is empty; filters and an app are needed"
         )
-    context = _paste(path, lambda: loadwsgi.loadcontext(loadwsgi.APP, _uri(path), name=pipeline))
+    context = _paste(
+        path,
+        lambda: loadwsgi.loadcontext(loadwsgi.APP, _uri(path), name=pipeline, global_conf=global_conf),
+    )
     contexts = [*context.filter_contexts, context.app_context]
     return [_stage(name, stage) for name, stage in zip(order, contexts, strict=True)]
 
 
-def load(pipeline: str, path: str | None = None) -> App:
+def load(pipeline: str, path: str | None = None, global_conf: Mapping[str, str] | None = None) -> App:
     """The application of `pipeline`, built as Paste builds it; raises `ConfigError`, one line.
 
     A bad order is refused too: a stage says what it `requires` and `provides`,
     as attributes of what its factory returns.
     """
     path = path or ini_file()
-    found = stages(path, pipeline)
+    found = stages(path, pipeline, global_conf)
     built = [_paste(path, stage.create) for stage in found]
     _check_order(f"{path}: [pipeline:{pipeline}]", [s.section for s in found], built)
     app: App = built.pop()
@@ -94,7 +100,7 @@ def load_or_exit(pipeline: str) -> App:
     any other it would start them again and again.
     """
     log_to_stderr()
-    sys.setswitchinterval(_SWITCH_INTERVAL)
+    sys.setswitchinterval(SWITCH_INTERVAL)
     try:
         return load(pipeline)
     except ConfigError as error:

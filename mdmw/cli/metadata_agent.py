@@ -1,0 +1,197 @@
+"""`mdmw-metadata-agent`: takes the place of neutron-metadata-agent, with its command line and its files.
+
+Runs the pipeline `agent` of etc/metadata-agent.ini, or of `MDMW_PASTE_INI`, on gunicorn (spec 5.1).
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from oslo_config import cfg
+from oslo_log import _options as log_options  # log.register_options wants a command line of oslo.config
+from oslo_log import log as oslo_log
+
+from mdmw import options
+from mdmw.boundary.base import App
+from mdmw.cli.agent_socket import DEDUCE, MODES, AgentSocket, mode_of
+from mdmw.cli.arguments import DaemonParser
+from mdmw.cli.on_gunicorn import Server
+from mdmw.cli.privileges import Ids, become, ids_of
+from mdmw.errors import ConfigError
+from mdmw.wsgi import pipelines
+
+LOG = logging.getLogger(__name__)
+
+PROGRAM = "mdmw-metadata-agent"
+#: Names a directory of this agent alone, which its workers share.
+GROUP_DIR_VARIABLE = "MDMW_GROUP_DIR"
+
+OPTIONS = [
+    cfg.StrOpt("state_path", default="/var/lib/neutron", help="Where Neutron keeps its state."),
+    cfg.StrOpt("metadata_proxy_socket", help="Unix socket; default: $state_path/metadata_proxy."),
+    cfg.StrOpt(
+        "metadata_proxy_socket_mode",
+        default=DEDUCE,
+        choices=[DEDUCE, *MODES],
+        help="Who may connect: the owner, its group too, or all; deduced from metadata_proxy_user and "
+        "metadata_proxy_group.",
+    ),
+    cfg.StrOpt("metadata_proxy_user", default="", help="User of the proxies, who then owns the socket."),
+    cfg.StrOpt("metadata_proxy_group", default="", help="Group of the proxies, whose the socket then is."),
+    cfg.IntOpt(
+        "metadata_workers",
+        default=(os.cpu_count() or 1) // 2,
+        min=0,
+        sample_default="<number of CPUs> / 2",
+        help="Worker processes, each with 200 threads; 0 is one too.",
+    ),
+    cfg.IntOpt("metadata_backlog", default=4096, min=1, help="Connections that may wait to be accepted."),
+    cfg.StrOpt("user", default="", help="User to become once the socket is there; default: the caller."),
+    cfg.StrOpt("group", default="", help="Group to become; default: the user's own."),
+    cfg.StrOpt("resolver", help="Resolver to use (entry point of mdmw.resolvers); default: auto."),
+]
+_LOG_OPTIONS = [opt for _, opts in log_options.list_opts() for opt in opts]
+
+#: Read where oslo.config would look for them, when no file is named.
+_STANDARD_FILES = ("/etc/neutron/neutron.conf", "/etc/neutron/metadata_agent.ini")
+_GROUP_DIR_PARENTS = ("/run/mdmw", "/run")
+_NEXT_START = (
+    *("metadata_proxy_socket", "metadata_proxy_socket_mode", "metadata_proxy_user", "metadata_proxy_group"),
+    *("metadata_backlog", "user", "group", "state_path"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM; the status is 2, with one line, when that cannot be done."""
+    try:
+        Agent(_parser().given(argv)).run()
+    except ConfigError as error:
+        print(f"{PROGRAM}: {str(error).removeprefix(f'{PROGRAM}: ')}", file=sys.stderr)
+    return 2
+
+
+def _parser() -> DaemonParser:
+    parser = DaemonParser(PROGRAM, "Answer the metadata proxies of this host, as neutron-metadata-agent.")
+    parser.add_argument(
+        "--config-file",
+        action="append",
+        metavar="PATH",
+        help=f"Neutron's files, the last wins; default, where they exist: {', '.join(_STANDARD_FILES)}",
+    )
+    parser.add_argument(
+        "--config-dir", action="append", metavar="DIR", help="*.conf files of a directory, read after those"
+    )
+    parser.add_argument("--state-path", metavar="DIR", help="default: /var/lib/neutron")
+    parser.add_argument("--user", help="become this user once the socket is there")
+    parser.add_argument("--group", help="become this group; default: the user's own")
+    parser.add_log_options()
+    parser.add_argument("--log-config-append", "--log-config", metavar="PATH", help="file for logging.config")
+    parser.add_argument("--log-date-format", metavar="FORMAT", help="as of strftime")
+    parser.add_switch("use-journal", "log to the journal")
+    parser.add_switch("use-json", "log JSON")
+    parser.add_switch("watch-log-file", "taken for the sake of old init scripts; it is always watched")
+    return parser
+
+
+class Agent:
+    """One agent: what its command line gives, and what was read from its files last."""
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        own = {opt.dest for opt in OPTIONS}
+        self._files = _global_conf(given)
+        self._local = {name: value for name, value in given.items() if name in own}
+        self._log = {opt.dest: given[opt.dest] for opt in _LOG_OPTIONS if opt.dest in given}
+        self._settings = self._read()
+
+    def run(self) -> None:
+        """Serve until a signal ends it, by SystemExit; raises `ConfigError` before that."""
+        settings = self._settings
+        agent = ids_of(settings.user, settings.group)
+        listener = _listen(settings, agent)
+        with _afterwards(listener.remove):
+            become(agent)
+            self._start_log(settings)
+            directory = _group_directory(settings.state_path)
+            os.environ[GROUP_DIR_VARIABLE] = directory
+            with _afterwards(lambda: shutil.rmtree(directory)):
+                server = Server(self._load(settings), listener.sock, _for_gunicorn(settings), self._reload)
+                server.run()
+
+    def _read(self) -> SimpleNamespace:
+        settings = options.load(PROGRAM, OPTIONS, self._files, self._local)
+        settings.metadata_proxy_socket = (
+            settings.metadata_proxy_socket or f"{settings.state_path}/metadata_proxy"
+        )
+        return settings
+
+    def _load(self, settings: SimpleNamespace) -> App:
+        path = os.environ.get(pipelines.INI_VARIABLE) or str(
+            resources.files("mdmw") / "etc" / "metadata-agent.ini"
+        )
+        resolver = {"resolver": settings.resolver} if settings.resolver else {}
+        return pipelines.load("agent", path, self._files | resolver)
+
+    def _reload(self) -> tuple[App, Mapping[str, Any]]:
+        """What SIGHUP asks for: the files as they are now; raises `ConfigError`."""
+        settings = self._read()
+        application = self._load(settings)
+        log = self._log_settings(settings)
+        for option in _NEXT_START:
+            if getattr(settings, option) != getattr(self._settings, option):
+                LOG.warning("option %r has changed: that takes effect at the next start", option)
+        logging.getLogger().setLevel(logging.DEBUG if log.debug else logging.INFO)
+        self._settings = settings
+        return application, _for_gunicorn(settings)
+
+    def _log_settings(self, settings: SimpleNamespace) -> cfg.ConfigOpts:
+        conf: cfg.ConfigOpts = settings.config.parse(PROGRAM, _LOG_OPTIONS)
+        for option, value in self._log.items():
+            conf.set_override(option, value)
+        return conf
+
+    def _start_log(self, settings: SimpleNamespace) -> None:
+        try:
+            oslo_log.setup(self._log_settings(settings), PROGRAM)
+        except (OSError, ValueError, RuntimeError, oslo_log.LogConfigError, cfg.Error) as error:
+            raise ConfigError(f"the log cannot be opened: {' '.join(str(error).split())}") from None
+
+
+def _global_conf(given: Mapping[str, Any]) -> dict[str, str]:
+    files = given.get("config_file") or [path for path in _STANDARD_FILES if Path(path).exists()]
+    return {"config_file": ",".join(files), "config_dir": ",".join(given.get("config_dir", []))}
+
+
+def _listen(settings: SimpleNamespace, agent: Ids) -> AgentSocket:
+    user, group = settings.metadata_proxy_user, settings.metadata_proxy_group
+    proxy = ids_of(user, group)
+    mode = mode_of(settings.metadata_proxy_socket_mode, user, group, proxy, agent)
+    owner = Ids(proxy.uid if user else agent.uid, proxy.gid if user or group else agent.gid)
+    return AgentSocket(settings.metadata_proxy_socket, mode, owner, settings.metadata_backlog)
+
+
+def _for_gunicorn(settings: SimpleNamespace) -> Mapping[str, Any]:
+    return {"workers": max(settings.metadata_workers, 1)}
+
+
+def _group_directory(state_path: str) -> str:
+    parents = [path for path in (*_GROUP_DIR_PARENTS, state_path) if os.access(path, os.W_OK | os.X_OK)]
+    return tempfile.mkdtemp(prefix="mdmw-agent-", dir=parents[0] if parents else None)
+
+
+@contextlib.contextmanager
+def _afterwards(clean_up: Callable[[], None]) -> Iterator[None]:
+    """Clean up at the end of the block; not in a worker, which comes by here too when it ends."""
+    owner = os.getpid()
+    try:
+        yield
+    finally:
+        if os.getpid() == owner:
+            clean_up()

@@ -1,0 +1,136 @@
+"""gunicorn inside a daemon of ours: the settings of etc/gunicorn.conf.py, our sockets, our log."""
+
+import logging
+import os
+import runpy
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from importlib import resources
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
+from gunicorn.workers.gthread import ThreadWorker
+
+from mdmw.boundary.base import App
+from mdmw.errors import ConfigError
+from mdmw.wsgi.pipelines import SWITCH_INTERVAL
+
+LOG = logging.getLogger(__name__)
+
+
+class Log(Logger):  # type: ignore[misc]
+    """gunicorn's own messages go where ours go."""
+
+    def setup(self, cfg: Config) -> None:
+        self.cfg = cfg
+        self.error_log.propagate = True
+
+
+class Server(BaseApplication):  # type: ignore[misc]
+    """Worker processes for one application on one listening socket.
+
+    `reload` makes a new application and its settings at SIGHUP. When it raises
+    `ConfigError` the workers stay as they are. Workers have the application from
+    this process, so that one which cannot be loaded never ends the server.
+    """
+
+    def __init__(
+        self,
+        application: App,
+        listener: socket.socket,
+        settings: Mapping[str, Any],
+        reload: Callable[[], tuple[App, Mapping[str, Any]]],
+    ) -> None:
+        self._listener = listener
+        self._settings = settings
+        self._reload = reload
+        super().__init__()
+        self.callable = application
+
+    def load_config(self) -> None:
+        """Called by gunicorn, at the start and at every SIGHUP."""
+        fixed = {"bind": [f"fd://{self._listener.fileno()}"], "logger_class": Log}
+        _set(self.cfg, _shipped() | dict(self._settings) | fixed)
+
+    def renew(self) -> None:
+        """Take a new application and settings; raises `ConfigError` and then keeps the old ones."""
+        self.callable, self._settings = self._reload()
+
+    def run(self) -> None:
+        """Serve until a signal ends it; leaves by SystemExit, in the workers too."""
+        sys.setswitchinterval(SWITCH_INTERVAL)
+        _Master(self).run()
+
+
+class _Master(Arbiter):  # type: ignore[misc]
+    def start(self) -> None:
+        super().start()
+        self.systemd = True  # the file of a socket that gunicorn did not make is not its to remove
+
+    def handle_hup(self) -> None:
+        try:
+            self.app.renew()
+        except ConfigError as error:
+            LOG.error("SIGHUP: the old configuration stays in service: %s", error)  # noqa: TRY400
+            return
+        super().handle_hup()
+        LOG.info("SIGHUP: the new configuration is in service")
+
+    def handle_usr2(self) -> None:
+        LOG.warning("SIGUSR2 has no meaning here; SIGHUP reads the configuration again")
+
+
+class OneProcess(ThreadWorker):  # type: ignore[misc]
+    """A worker without a master: threads in this process serve `listeners` until SIGTERM.
+
+    `ready` is called when it is about to accept.
+    """
+
+    def __init__(
+        self,
+        application: App,
+        listeners: list[socket.socket],
+        settings: Mapping[str, Any],
+        ready: Callable[[], None],
+    ) -> None:
+        cfg = Config()
+        _set(cfg, _shipped() | {"logger_class": Log} | dict(settings))
+        server = _Loaded(application)
+        super().__init__(1, os.getppid(), listeners, server, cfg.timeout / 2, cfg, Log(cfg))
+        self._ready = ready
+
+    def is_parent_alive(self) -> bool:
+        """There is no master to follow."""
+        return True
+
+    def run(self) -> None:
+        sys.setswitchinterval(SWITCH_INTERVAL)
+        self._ready()
+        super().run()
+
+
+class _Loaded:
+    """What a worker takes for a gunicorn application."""
+
+    def __init__(self, application: App) -> None:
+        self._application = application
+
+    def wsgi(self) -> App:
+        return self._application
+
+
+def _shipped() -> dict[str, Any]:
+    """The settings of etc/gunicorn.conf.py, save how it reloads: that is done in another way here."""
+    settings = runpy.run_path(str(resources.files("mdmw") / "etc" / "gunicorn.conf.py"))
+    del settings["on_starting"]
+    return settings
+
+
+def _set(cfg: Config, settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        if name in cfg.settings:
+            cfg.set(name, value)
