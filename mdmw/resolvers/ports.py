@@ -77,13 +77,23 @@ def port_of(fields: Mapping[str, Any]) -> Port:
     """A port as Neutron describes it, in REST and in RPC; `Unavailable` for one that is not whole."""
     try:
         return Port(
-            id=fields["id"],
-            network_id=fields["network_id"],
-            mac=fields.get("mac_address") or "",
-            device_id=fields.get("device_id") or "",
-            device_owner=fields.get("device_owner") or "",
-            project_id=fields.get("project_id") or fields.get("tenant_id") or "",
-            fixed_ips=tuple((fixed["ip_address"], fixed["subnet_id"]) for fixed in fields["fixed_ips"]),
+            id=_text(fields["id"]),
+            network_id=_text(fields["network_id"]),
+            mac=_text(fields.get("mac_address") or ""),
+            device_id=_text(fields.get("device_id") or ""),
+            device_owner=_text(fields.get("device_owner") or ""),
+            project_id=_text(fields.get("project_id") or fields.get("tenant_id") or ""),
+            fixed_ips=tuple(
+                (_text(fixed["ip_address"]), _text(fixed["subnet_id"])) for fixed in fields["fixed_ips"]
+            ),
         )
-    except (KeyError, TypeError) as error:
-        raise Unavailable(f"Neutron described a port without {error}") from None
+    except KeyError as error:
+        raise Unavailable(f"Neutron describes a port without {error}") from None
+    except (TypeError, AttributeError):
+        raise Unavailable("Neutron describes a port in a form that is unknown") from None
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value

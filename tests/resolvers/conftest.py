@@ -2,6 +2,9 @@
 
 import pytest
 import rabbit as rabbits
+from neutron_api import cloud, neutron
+
+__all__ = ["cloud", "neutron", "rabbit", "relay"]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,165 @@
+"""`requests` over our own exchanges, for libraries that want a `requests.Session`.
+
+What such a session does by itself in a service is wrong: it follows redirects, takes proxies and
+`.netrc` from the environment, and its timeouts bound each read but never the whole.
+"""
+
+import io
+import math
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import BaseAdapter
+from requests.structures import CaseInsensitiveDict
+
+from mdmw.errors import BackendError, BackendSlow, Unavailable
+from mdmw.upstream.address import Address
+from mdmw.upstream.exchange import Answer, Limits, Stream, Upstream
+from mdmw.upstream.tls import client_context
+
+#: Longest body of an answer.
+MAX_BODY = 32 * 1024 * 1024
+
+_PORTS = {"http": 80, "https": 443}
+_DEADLINE: ContextVar[float] = ContextVar("deadline", default=math.inf)
+
+#: What `requests` calls `verify` and `cert`.
+Verify = bool | str
+Cert = str | tuple[str, str] | None
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """All exchanges made inside, by this thread, end after `seconds` together."""
+    token = _DEADLINE.set(min(_DEADLINE.get(), time.monotonic() + seconds))
+    try:
+        yield
+    finally:
+        _DEADLINE.reset(token)
+
+
+def time_left() -> float:
+    """Seconds until the end of the innermost `within`; infinite outside of any, never negative."""
+    return max(_DEADLINE.get() - time.monotonic(), 0.0)
+
+
+def session(limits: Limits) -> requests.Session:
+    """A session that goes out through `Transport` only."""
+    made = requests.Session()
+    made.trust_env = False
+    made.headers.update({"Accept": "application/json", "Accept-Encoding": "identity"})
+    transport = Transport(limits)
+    for scheme in _PORTS:
+        made.mount(f"{scheme}://", transport)
+    return made
+
+
+class Transport(BaseAdapter):
+    """Sends prepared requests; every fault of the other side is `Unavailable`. Thread-safe."""
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__()
+        self._limits = limits
+        self._upstreams: dict[tuple[Address, Verify, Cert], Upstream] = {}
+        self._lock = threading.Lock()
+
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,  # noqa: ARG002 - always read whole
+        timeout: float | tuple[float, float] | tuple[float, None] | None = None,  # noqa: ARG002 - `within`
+        verify: Verify = True,
+        cert: bytes | str | tuple[bytes | str, bytes | str] | None = None,
+        proxies: Mapping[str, str] | None = None,  # noqa: ARG002 - never used
+    ) -> requests.Response:
+        """Raises `Unavailable`; a redirect is an answer like any other."""
+        upstream = self._upstream(_address(request.url or ""), verify, cert)  # type: ignore[arg-type]
+        deadline = min(upstream.deadline(), _DEADLINE.get())
+        try:
+            answer = upstream.exchange(
+                request.method or "GET", request.path_url, _headers(request), _body(request), deadline
+            )
+            body = _read(answer)
+        except (BackendSlow, BackendError) as error:
+            raise Unavailable(str(error)) from None
+        return _response(request, answer, body)
+
+    def close(self) -> None:
+        """Nothing: idle connections end by themselves."""
+
+    def _upstream(self, address: Address, verify: Verify, cert: Cert) -> Upstream:
+        with self._lock:
+            upstream = self._upstreams.get((address, verify, cert))
+            if upstream is None:
+                upstream = Upstream([address], self._limits, _tls(address, verify, cert))
+                self._upstreams[address, verify, cert] = upstream
+            return upstream
+
+
+def context_of(verify: Verify, cert: Cert) -> ssl.SSLContext:
+    """The context that `verify` and `cert` ask for; raises OSError when a file cannot be used."""
+    ca_file = verify if isinstance(verify, str) else None
+    client_cert, client_key = cert if isinstance(cert, tuple) else (cert, None)
+    return client_context(ca_file, verify is False, client_cert, client_key)
+
+
+def _tls(address: Address, verify: Verify, cert: Cert) -> ssl.SSLContext | None:
+    try:
+        return context_of(verify, cert) if address.scheme == "https" else None
+    except OSError as error:
+        raise Unavailable(f"no connection to {address}: a certificate cannot be read: {error}") from None
+
+
+def _address(url: str) -> Address:
+    parts = urlsplit(url)
+    scheme: Any = parts.scheme
+    if scheme not in _PORTS or not parts.hostname:
+        raise Unavailable("not an address that begins with http:// or https://")
+    return Address(scheme, parts.hostname, parts.port or _PORTS[scheme])
+
+
+def _headers(request: requests.PreparedRequest) -> list[tuple[str, str]]:
+    """Host and Content-Length are the upstream's to say."""
+    return [
+        (name, value.decode("latin-1") if isinstance(value, bytes) else value)
+        for name, value in request.headers.items()
+        if name.lower() not in ("host", "content-length", "connection")
+    ]
+
+
+def _body(request: requests.PreparedRequest) -> bytes:
+    body = request.body or b""
+    return body.encode() if isinstance(body, str) else body
+
+
+def _read(answer: Answer) -> bytes:
+    if not isinstance(answer.body, Stream):
+        return answer.body
+    body = bytearray()
+    try:
+        for part in answer.body:
+            body += part
+            if len(body) > MAX_BODY:
+                raise Unavailable(f"an answer of more than {MAX_BODY} bytes")
+    finally:
+        answer.close()
+    return bytes(body)
+
+
+def _response(request: requests.PreparedRequest, answer: Answer, body: bytes) -> requests.Response:
+    response = requests.Response()
+    response.status_code = answer.status
+    response.reason = answer.reason
+    response.headers = CaseInsensitiveDict(answer.headers)
+    response.encoding = "utf-8"
+    response.url = request.url or ""
+    response.request = request
+    response.raw = io.BytesIO(body)
+    return response
