@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mdmw.errors import ConfigError
 
@@ -37,7 +37,7 @@ class DaemonParser(argparse.ArgumentParser):
         self.add_switch("debug", "log more")
         self.add_switch("verbose", "taken for the sake of old init scripts; has no effect")
 
-    def given(self, argv: Sequence[str] | None) -> dict[str, object]:
+    def given(self, argv: Sequence[str] | None) -> dict[str, Any]:
         """What is on the command line, by option name with underscores; raises `ConfigError`."""
         words = sys.argv[1:] if argv is None else argv
         return vars(self.parse_args([_hyphenated(word) for word in words]))

@@ -16,15 +16,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from oslo_config import cfg
-from oslo_log import _options as log_options  # log.register_options wants a command line of oslo.config
-from oslo_log import log as oslo_log
 
 from mdmw import options
 from mdmw.boundary.base import App
+from mdmw.cli import daemon_log
 from mdmw.cli.agent_socket import DEDUCE, MODES, AgentSocket, mode_of
 from mdmw.cli.arguments import DaemonParser
 from mdmw.cli.on_gunicorn import Server
-from mdmw.cli.privileges import Ids, become, ids_of
+from mdmw.cli.privileges import Ids, become, ids_of, own_ids
 from mdmw.errors import ConfigError
 from mdmw.wsgi import pipelines
 
@@ -58,10 +57,12 @@ OPTIONS = [
     cfg.StrOpt("group", default="", help="Group to become; default: the user's own."),
     cfg.StrOpt("resolver", help="Resolver to use (entry point of mdmw.resolvers); default: auto."),
 ]
-_LOG_OPTIONS = [opt for _, opts in log_options.list_opts() for opt in opts]
 
 #: Read where oslo.config would look for them, when no file is named.
 _STANDARD_FILES = ("/etc/neutron/neutron.conf", "/etc/neutron/metadata_agent.ini")
+_WITHOUT_EFFECT = ("use-journal", "use-json", "watch-log-file")
+_NOT_OPTIONS = ("config_file", "config_dir", *(name.replace("-", "_") for name in _WITHOUT_EFFECT))
+_GROUP_DIR_PREFIX = "mdmw-agent-"
 _GROUP_DIR_PARENTS = ("/run/mdmw", "/run")
 _NEXT_START = (
     *("metadata_proxy_socket", "metadata_proxy_socket_mode", "metadata_proxy_user", "metadata_proxy_group"),
@@ -95,9 +96,8 @@ def _parser() -> DaemonParser:
     parser.add_log_options()
     parser.add_argument("--log-config-append", "--log-config", metavar="PATH", help="file for logging.config")
     parser.add_argument("--log-date-format", metavar="FORMAT", help="as of strftime")
-    parser.add_switch("use-journal", "log to the journal")
-    parser.add_switch("use-json", "log JSON")
-    parser.add_switch("watch-log-file", "taken for the sake of old init scripts; it is always watched")
+    for switch in _WITHOUT_EFFECT:
+        parser.add_switch(switch, "taken for the sake of old init scripts; has no effect")
     return parser
 
 
@@ -105,28 +105,31 @@ class Agent:
     """One agent: what its command line gives, and what was read from its files last."""
 
     def __init__(self, given: Mapping[str, Any]) -> None:
-        own = {opt.dest for opt in OPTIONS}
         self._files = _global_conf(given)
-        self._local = {name: value for name, value in given.items() if name in own}
-        self._log = {opt.dest: given[opt.dest] for opt in _LOG_OPTIONS if opt.dest in given}
+        self._options = {name: value for name, value in given.items() if name not in _NOT_OPTIONS}
         self._settings = self._read()
 
     def run(self) -> None:
-        """Serve until a signal ends it, by SystemExit; raises `ConfigError` before that."""
+        """Serve until a signal ends it, by SystemExit; raises `ConfigError` before that.
+
+        The configuration is read, and all code loaded, while this is still the
+        caller's user; the socket of another agent is not touched before that went well.
+        """
         settings = self._settings
-        agent = ids_of(settings.user, settings.group)
-        listener = _listen(settings, agent)
-        with _afterwards(listener.remove):
-            become(agent)
-            self._start_log(settings)
-            directory = _group_directory(settings.state_path)
+        ids = ids_of(settings.user, settings.group)
+        daemon_log.start_log(settings, PROGRAM)
+        directory = _group_directory(settings.state_path, ids)
+        with _afterwards(lambda: shutil.rmtree(directory)):
             os.environ[GROUP_DIR_VARIABLE] = directory
-            with _afterwards(lambda: shutil.rmtree(directory)):
-                server = Server(self._load(settings), listener.sock, _for_gunicorn(settings), self._reload)
+            application = self._load(settings)
+            listener = _listen(settings, ids)
+            with _afterwards(listener.remove):
+                server = Server(application, listener.sock, _for_gunicorn(settings), self._reload)
+                become(ids)
                 server.run()
 
     def _read(self) -> SimpleNamespace:
-        settings = options.load(PROGRAM, OPTIONS, self._files, self._local)
+        settings = options.load(PROGRAM, [*OPTIONS, *daemon_log.OPTIONS], self._files, self._options)
         settings.metadata_proxy_socket = (
             settings.metadata_proxy_socket or f"{settings.state_path}/metadata_proxy"
         )
@@ -143,25 +146,12 @@ class Agent:
         """What SIGHUP asks for: the files as they are now; raises `ConfigError`."""
         settings = self._read()
         application = self._load(settings)
-        log = self._log_settings(settings)
         for option in _NEXT_START:
             if getattr(settings, option) != getattr(self._settings, option):
                 LOG.warning("option %r has changed: that takes effect at the next start", option)
-        logging.getLogger().setLevel(logging.DEBUG if log.debug else logging.INFO)
+        daemon_log.set_level(settings)
         self._settings = settings
         return application, _for_gunicorn(settings)
-
-    def _log_settings(self, settings: SimpleNamespace) -> cfg.ConfigOpts:
-        conf: cfg.ConfigOpts = settings.config.parse(PROGRAM, _LOG_OPTIONS)
-        for option, value in self._log.items():
-            conf.set_override(option, value)
-        return conf
-
-    def _start_log(self, settings: SimpleNamespace) -> None:
-        try:
-            oslo_log.setup(self._log_settings(settings), PROGRAM)
-        except (OSError, ValueError, RuntimeError, oslo_log.LogConfigError, cfg.Error) as error:
-            raise ConfigError(f"the log cannot be opened: {' '.join(str(error).split())}") from None
 
 
 def _global_conf(given: Mapping[str, Any]) -> dict[str, str]:
@@ -181,9 +171,14 @@ def _for_gunicorn(settings: SimpleNamespace) -> Mapping[str, Any]:
     return {"workers": max(settings.metadata_workers, 1)}
 
 
-def _group_directory(state_path: str) -> str:
+def _group_directory(state_path: str, ids: Ids) -> str:
+    """Made where its owner can remove it again."""
+    if ids != own_ids():
+        directory = tempfile.mkdtemp(prefix=_GROUP_DIR_PREFIX)
+        os.chown(directory, ids.uid, ids.gid)
+        return directory
     parents = [path for path in (*_GROUP_DIR_PARENTS, state_path) if os.access(path, os.W_OK | os.X_OK)]
-    return tempfile.mkdtemp(prefix="mdmw-agent-", dir=parents[0] if parents else None)
+    return tempfile.mkdtemp(prefix=_GROUP_DIR_PREFIX, dir=next(iter(parents), None))
 
 
 @contextlib.contextmanager

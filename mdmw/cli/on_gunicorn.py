@@ -1,8 +1,10 @@
 """gunicorn inside a daemon of ours: the settings of etc/gunicorn.conf.py, our sockets, our log."""
 
+import contextlib
 import logging
 import os
 import runpy
+import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -28,6 +30,9 @@ class Log(Logger):  # type: ignore[misc]
     def setup(self, cfg: Config) -> None:
         self.cfg = cfg
         self.error_log.propagate = True
+
+    def reopen_files(self) -> None:
+        """Our handlers watch their files themselves."""
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -87,7 +92,7 @@ class _Master(Arbiter):  # type: ignore[misc]
 class OneProcess(ThreadWorker):  # type: ignore[misc]
     """A worker without a master: threads in this process serve `listeners` until SIGTERM.
 
-    `ready` is called when it is about to accept.
+    `last` is called when all is there and loaded, before the first connection is accepted.
     """
 
     def __init__(
@@ -95,21 +100,34 @@ class OneProcess(ThreadWorker):  # type: ignore[misc]
         application: App,
         listeners: list[socket.socket],
         settings: Mapping[str, Any],
-        ready: Callable[[], None],
+        last: Callable[[], None],
     ) -> None:
         cfg = Config()
         _set(cfg, _shipped() | {"logger_class": Log} | dict(settings))
         server = _Loaded(application)
         super().__init__(1, os.getppid(), listeners, server, cfg.timeout / 2, cfg, Log(cfg))
-        self._ready = ready
+        self._last = last
+
+    def serve(self) -> None:
+        """Returns when requests under way are answered, or their time (graceful_timeout) is over."""
+        sys.setswitchinterval(SWITCH_INTERVAL)
+        with contextlib.suppress(SystemExit):  # how SIGINT and SIGQUIT end it
+            self.init_process()
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        for number in (signal.SIGHUP, signal.SIGUSR1):  # nothing to read again, nor to open again
+            signal.signal(number, signal.SIG_IGN)
+
+    def notify(self) -> None:
+        """There is no master to tell."""
 
     def is_parent_alive(self) -> bool:
         """There is no master to follow."""
         return True
 
     def run(self) -> None:
-        sys.setswitchinterval(SWITCH_INTERVAL)
-        self._ready()
+        self._last()
         super().run()
 
 

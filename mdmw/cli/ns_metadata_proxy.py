@@ -1,0 +1,171 @@
+"""`mdmw-ns-metadata-proxy`: the proxy in one network namespace, with the arguments it had until 2017 (P-9).
+
+Runs the pipeline `proxy` of etc/ns-metadata-proxy.ini, in one process, in the namespace it is started in.
+"""
+
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from importlib import resources
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+from oslo_config import cfg
+
+from mdmw import options
+from mdmw.boundary.base import App
+from mdmw.cli import daemon_log
+from mdmw.cli.arguments import DaemonParser
+from mdmw.cli.on_gunicorn import OneProcess
+from mdmw.cli.pidfile import PidFile
+from mdmw.cli.privileges import become, ids_of
+from mdmw.errors import ConfigError
+from mdmw.wsgi import pipelines
+
+PROGRAM = "mdmw-ns-metadata-proxy"
+
+OPTIONS = [
+    cfg.StrOpt("network_id", help="Network that the guests are on."),
+    cfg.StrOpt("router_id", help="Router that the guests are behind; this or network_id."),
+    cfg.StrOpt("pid_file", help="File for the pid."),
+    cfg.BoolOpt("daemonize", default=True, help="Serve in the background."),
+    cfg.PortOpt("metadata_port", default=9697, min=1, help="TCP port to listen on."),
+    cfg.ListOpt("bind", default=[], help="Addresses to listen on; default: all."),
+    cfg.StrOpt("state_path", default="/var/lib/neutron", help="Where Neutron keeps its state."),
+    cfg.StrOpt("metadata_proxy_socket", help="Socket of the agent; default: $state_path/metadata_proxy."),
+    cfg.StrOpt("metadata_proxy_user", default="", help="User to become once it listens."),
+    cfg.StrOpt("metadata_proxy_group", default="", help="Group to become."),
+    cfg.BoolOpt("metadata_proxy_watch_log", default=True, help="Open the log anew when it was moved away."),
+]
+_BACKLOG = 4096
+#: Seconds; who stops a proxy waits for 5 (P-13).
+_GRACEFUL = {"graceful_timeout": 4}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM; the status is 2, with one line, when that cannot be done."""
+    try:
+        given = _parser().given(argv)
+        return _start(options.load(PROGRAM, [*OPTIONS, *daemon_log.OPTIONS], {}, given))
+    except ConfigError as error:
+        print(f"{PROGRAM}: {str(error).removeprefix(f'{PROGRAM}: ')}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> DaemonParser:
+    parser = DaemonParser(
+        PROGRAM,
+        "Answer the guests of one network or router, by way of the metadata agent of this host. Started in "
+        "their namespace: ip netns exec qrouter-ID mdmw-ns-metadata-proxy --router_id ID ...",
+    )
+    parser.add_argument("--network-id", metavar="UUID", help="the network that the guests are on")
+    parser.add_argument("--router-id", metavar="UUID", help="the router that they are behind; one of the two")
+    parser.add_argument("--metadata-port", metavar="PORT", help="TCP port to listen on; default: 9697")
+    parser.add_argument(
+        "--bind",
+        metavar="IP,...",
+        help="addresses to listen on, fe80::a9fe:a9fe%%tap0 with its device; default: all of the namespace",
+    )
+    parser.add_argument("--metadata-proxy-socket", metavar="PATH", help="default: STATE_PATH/metadata_proxy")
+    parser.add_argument("--state-path", metavar="DIR", help="default: /var/lib/neutron")
+    parser.add_argument("--metadata-proxy-user", metavar="USER", help="become this user once it listens")
+    parser.add_argument("--metadata-proxy-group", metavar="GROUP", help="and group; default: the user's own")
+    parser.add_argument("--pid-file", metavar="PATH", help="locked while it runs, removed when it ends")
+    parser.add_switch("daemonize", "return when it serves, in the background; this is the default")
+    parser.add_switch("metadata-proxy-watch-log", "open the log anew when it was moved away (default)")
+    parser.add_log_options()
+    return parser
+
+
+def _start(settings: SimpleNamespace) -> int:
+    """What can be wrong is found in the foreground, what root may do is done first."""
+    if bool(settings.network_id) == bool(settings.router_id):
+        raise ConfigError("exactly one of --network_id and --router_id is needed")
+    application = _load(settings)
+    ids = ids_of(settings.metadata_proxy_user, settings.metadata_proxy_group)
+    pid_file = _pid_file(settings)
+    try:
+        listeners = _listen(settings.bind, settings.metadata_port)
+    except ConfigError:
+        if pid_file:
+            pid_file.remove()
+        raise
+
+    def serve(ready: Callable[[], None]) -> NoReturn:
+        with contextlib.ExitStack() as at_end:
+            if pid_file:
+                at_end.callback(pid_file.remove)
+                pid_file.write()
+            daemon_log.start_log(settings, PROGRAM, watch=settings.metadata_proxy_watch_log)
+
+            def last() -> None:
+                become(ids)
+                ready()
+
+            OneProcess(application, listeners, _GRACEFUL, last).serve()
+        os._exit(0)  # threads that still wait for the agent would hold the interpreter back
+
+    return _in_background(serve) if settings.daemonize else serve(lambda: None)
+
+
+def _in_background(serve: Callable[[Callable[[], None]], NoReturn]) -> int:
+    """Serve in a child without terminal; the status, 0 as soon as it is ready."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(writing)
+        is_ready = os.read(reading, 1)  # b"" when the child has ended instead
+        return 0 if is_ready else os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os.setsid()
+    os.chdir("/")
+
+    def ready() -> None:
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1, 2):
+            os.dup2(null, standard)
+        os.write(writing, b"+")
+        os.close(writing)
+
+    return serve(ready)
+
+
+def _pid_file(settings: SimpleNamespace) -> PidFile | None:
+    return (
+        PidFile(settings.pid_file, settings.network_id or settings.router_id) if settings.pid_file else None
+    )
+
+
+def _load(settings: SimpleNamespace) -> App:
+    scope = "network_id" if settings.network_id else "router_id"
+    given = {
+        scope: getattr(settings, scope),
+        "metadata_proxy_socket": settings.metadata_proxy_socket or f"{settings.state_path}/metadata_proxy",
+    }
+    return pipelines.load("proxy", str(resources.files("mdmw") / "etc" / "ns-metadata-proxy.ini"), given)
+
+
+def _listen(addresses: list[str], port: int) -> list[socket.socket]:
+    """Listening sockets in this namespace; without addresses one for all of them, IPv6 included."""
+    try:
+        if addresses:
+            return [_listen_at(address, port) for address in addresses]
+        if socket.has_dualstack_ipv6():
+            return [_listener(("::", port), socket.AF_INET6, dualstack=True)]
+        return [_listener(("0.0.0.0", port), socket.AF_INET)]  # noqa: S104 - the namespace is the limit
+    except OSError as error:
+        where = ", ".join(addresses) or "all addresses"
+        raise ConfigError(f"cannot listen on port {port} of {where}: {error.strerror}") from None
+
+
+def _listen_at(address: str, port: int) -> socket.socket:
+    found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    family, _, _, _, target = found[0]
+    return _listener(target, family)
+
+
+def _listener(target: Any, family: int, dualstack: bool = False) -> socket.socket:
+    sock = socket.create_server(target, family=family, backlog=_BACKLOG, dualstack_ipv6=dualstack)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
