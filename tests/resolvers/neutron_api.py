@@ -45,7 +45,8 @@ class Cloud:
     def __init__(self, peers: Peers, world: World = WORLD) -> None:
         self.ports: Sequence[Port] = world.ports
         self.token_life = 3600.0  # seconds
-        self.longest_target = 8192  # bytes; more are a 414
+        self.longest_target = 8192  # bytes; what is longer is refused
+        self.refusal = response("414 URI Too Long", b"<html>")
         self.page = 1000  # ports, however many are asked for
         self.interfaces = {"public", "internal", "admin"}
         self.keystone_faults, self.neutron_faults = Faults(), Faults()
@@ -144,7 +145,7 @@ class Cloud:
 
     def _answer_of_neutron(self, received: Received, peer: Peer) -> bytes:
         if len(received.target) > self.longest_target:
-            return response("414 URI Too Long", b"<html>")
+            return self.refusal
         if received.value("X-Auth-Token") not in {*self.tokens, "notused"} - self.revoked:
             return answer(
                 {"error": {"message": "The request you have made requires authentication."}}, "401 No"
