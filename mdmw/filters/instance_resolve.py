@@ -3,11 +3,13 @@
 Reads: `mdmw.source`.
 Writes: `mdmw.instance`.
 Answers: 404 when there is no instance, or more than one (R-6); 503 when that
-cannot be found out just now.
+cannot be found out just now. A 404 of a later stage for an identity that was
+only remembered makes it ask again (R-11, R-12).
 Place: after source-identify. The resolver is a plug-in (`mdmw.resolvers`).
 """
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 
@@ -15,8 +17,11 @@ from oslo_config import cfg
 
 from mdmw.boundary.base import App, Filter
 from mdmw.errors import ConfigError, PipelineError
+from mdmw.filters.second_look import REMEMBERED, SecondLook
 from mdmw.options import Settings, load, place_of, refuse
 from mdmw.records import INSTANCE, SOURCE, Environ
+from mdmw.resolvers import cache_options
+from mdmw.resolvers.caching import Caching
 from mdmw.resolvers.contract import Resolver, find
 
 OPTIONS = [
@@ -25,7 +30,9 @@ OPTIONS = [
         default="inventory",
         help="Entry point of the group mdmw.resolvers; its own options go into this section too.",
     ),
+    *cache_options.OPTIONS,
 ]
+_SAFE_METHODS = ("GET", "HEAD")
 
 
 class InstanceResolve(Filter):
@@ -35,22 +42,33 @@ class InstanceResolve(Filter):
     provides = frozenset({INSTANCE})
 
     def __init__(self, app: App, resolver: Resolver) -> None:
-        super().__init__(app)
         self._resolver = resolver
+        self._cache = resolver if isinstance(resolver, Caching) else None
+        super().__init__(app if self._cache is None else SecondLook(app, self._cache))
 
     def prepare(self, environ: Environ) -> None:
         if INSTANCE in environ:
             return
         if SOURCE not in environ:
             raise PipelineError("instance-resolve needs source-identify before it")
-        environ[INSTANCE] = self._resolver.resolve(environ[SOURCE])
+        if self._cache is None:
+            environ[INSTANCE] = self._resolver.resolve(environ[SOURCE])
+        else:
+            self._recall(self._cache, environ)
+
+    def _recall(self, cache: Caching, environ: Environ) -> None:
+        began = time.monotonic()
+        answer = cache.find(environ[SOURCE], stale=environ.get("REQUEST_METHOD") in _SAFE_METHODS)
+        environ[INSTANCE] = answer.identified()
+        if answer.as_of < began:
+            environ[REMEMBERED] = answer
 
 
 def make_resolver(global_conf: Mapping[str, str], local_conf: Mapping[str, str]) -> Resolver:
-    """The resolver that a section names, with its options; raises `ConfigError`."""
+    """The resolver that a section names, with its options, behind a cache; raises `ConfigError`."""
     kind, settings = load_section(global_conf, local_conf)
     try:
-        return kind(settings)
+        return cache_options.cached(kind(settings), settings)
     except ConfigError as error:
         if str(error).startswith(settings.place):
             raise
@@ -61,13 +79,23 @@ def load_section(
     global_conf: Mapping[str, str], local_conf: Mapping[str, str]
 ) -> tuple[type[Resolver], SimpleNamespace]:
     """The class that a section names, and the settings for it."""
-    name = local_conf.get("resolver") or global_conf.get("resolver") or OPTIONS[0].default
+    kind, options = section_options(global_conf, local_conf)
+    return kind, load("instance-resolve", options, global_conf, local_conf)
+
+
+def section_options(
+    global_conf: Mapping[str, str], local_conf: Mapping[str, str]
+) -> tuple[type[Resolver], Sequence[cfg.Opt]]:
+    """The class that a section names, and all options of that section."""
+    given = {**global_conf, **local_conf}
     try:
-        kind = find(name)
+        kind = find(given.get("resolver") or OPTIONS[0].default)
+        options_for = getattr(kind, "options_for", None)
+        options = options_for(given) if options_for else kind.options
     except ConfigError as error:
-        place = place_of("instance-resolve", global_conf, local_conf)
-        raise refuse(Settings(place=place), "resolver", str(error)) from None
-    return kind, load("instance-resolve", [*OPTIONS, *kind.options], global_conf, local_conf)
+        settings = Settings(place=place_of("instance-resolve", global_conf, local_conf))
+        raise refuse(settings, "resolver", str(error)) from None
+    return kind, [*OPTIONS, *options]
 
 
 def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callable[[App], InstanceResolve]:

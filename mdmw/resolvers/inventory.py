@@ -21,6 +21,7 @@ class InventoryResolver:
     """Looks a source up in tables that are made once for each version of the file."""
 
     contract_version = 1
+    cheap = True
     options: ClassVar[list[cfg.Opt]] = [
         cfg.StrOpt(
             "inventory_file",

@@ -1,0 +1,255 @@
+"""Remembering which instance a source is (spec 2.7, R-11 to R-15).
+
+An answer is remembered for its scope, address and MAC, never for the address alone. Where the
+resolver has snapshots, the first guest of a network fetches all its ports, and the others are
+found in them without a question. `Answer.as_of` says when the back end was asked: whoever
+gets a 404 for an older one can ask `again`.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from oslo_config import cfg
+
+from mdmw.errors import NotIdentified, Unavailable
+from mdmw.records import Instance, Scope, Source
+from mdmw.resolvers.back_end import Absent, BackEnd
+from mdmw.resolvers.contract import Resolver
+from mdmw.resolvers.flight import Fact, Flights, Mark
+from mdmw.resolvers.matching import wanted_mac
+from mdmw.resolvers.prefetch import Prefetched, Snapshots
+from mdmw.resolvers.seldom import Seldom
+from mdmw.resolvers.shared import Group, Shared
+from mdmw.resolvers.snapshot import Snapshot
+
+LOG = logging.getLogger(__name__)
+
+# A snapshot with more ports is not fetched again for the sake of one guest.
+_SMALL = 1000
+
+_Key = tuple[str, str, str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long answers count, in seconds, and how many are kept.
+
+    `idle`: an address that was silent for longer may belong to another guest by now, and is
+    looked up anew unless its MAC was seen.
+    """
+
+    expiration: float = 10.0
+    negative: float = 1.0
+    idle: float = 2.0
+    stale: float = 30.0
+    entries: int = 10_000
+
+
+class Answer:
+    """What is remembered of one source: its instance, or None and the `reason`.
+
+    `sure`: the MAC that was seen is that of the port. `used`: when it was last given.
+    """
+
+    __slots__ = ("as_of", "instance", "mark", "reason", "sure", "until", "used")
+
+    def __init__(
+        self, found: Instance | Absent, as_of: float, mark: Mark, until: float, used: float, sure: bool
+    ) -> None:
+        self.instance = None if isinstance(found, Absent) else found
+        self.reason = found.reason if isinstance(found, Absent) else ""
+        self.as_of = as_of
+        self.mark = mark
+        self.until = until
+        self.used = used
+        self.sure = sure
+
+    def identified(self) -> Instance:
+        """The instance; raises `NotIdentified`."""
+        if self.instance is None:
+            raise NotIdentified(self.reason)
+        return self.instance
+
+
+class Caching:
+    """A resolver that remembers what another one said. Called from many threads; a hit takes no lock."""
+
+    contract_version: ClassVar[int] = 1
+    options: ClassVar[Sequence[cfg.Opt]] = ()
+
+    def __init__(
+        self,
+        resolver: Resolver,
+        limits: Limits,
+        shared: Shared | None = None,
+        group: Group | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limits = limits
+        self._idle = limits.idle
+        self._shared = shared
+        self._clock = clock
+        self._back_end = BackEnd(resolver, clock)
+        keep = limits.expiration + limits.stale
+        self._snapshots = Snapshots(self._back_end, keep, shared, group, clock)
+        self._flights: Flights[_Key, Instance | Absent] = Flights()
+        self._asked_alone: set[Scope] = set()
+        self._answers = _Recent(limits.entries)
+        self._seldom = Seldom(clock)
+
+    def resolve(self, source: Source, *, fresh: bool = False) -> Instance:
+        """The one instance behind `source`; `fresh` asks the back end."""
+        return (self.again(source) if fresh else self.find(source)).identified()
+
+    def find(self, source: Source, *, stale: bool = False) -> Answer:
+        """What is remembered of `source`, or what the back end says; then `as_of` is after the call.
+
+        `stale`: rather than fail, an answer that expired a while ago will do (R-13).
+        Raises `Unavailable` and `Contradiction`.
+        """
+        now = self._clock()
+        scope = source.scope
+        key = (scope.kind, scope.id, source.address, source.mac)
+        answer = self._answers.get(key)
+        if (
+            answer is not None
+            and now <= answer.until
+            and (answer.sure or now - answer.used <= self._idle)
+            and not answer.mark.replaced
+        ):
+            answer.used = now
+            return answer
+        try:
+            new = self._look_up(source, key, answer, now)
+        except Unavailable as error:
+            old = self._outdated(source, answer, now) if stale else None
+            if old is None:
+                raise
+            if self._seldom.due(scope):
+                LOG.warning("%s: going on with old answers: %s (said once a minute)", scope, error)
+            return old
+        self._answers.put(key, new)
+        return new
+
+    def again(self, source: Source) -> Answer:
+        """What the back end says now (R-11); shared with those who asked before the asking began."""
+        now = self._clock()
+        scope = source.scope
+        key = (scope.kind, scope.id, source.address, source.mac)
+        known = self._snapshots.known(scope)
+        answer = None
+        if known is not None and _is_small(known):
+            answer = self._read(self._snapshots.get(scope, now), source, now)
+        answer = answer or self._ask_alone(source, key, now, now)
+        self._answers.put(key, answer)
+        return answer
+
+    def _look_up(self, source: Source, key: _Key, old: Answer | None, now: float) -> Answer:
+        found = self._prefetched(source, old, now) if self._back_end.prefetches else None
+        return found or self._ask_alone(source, key, now - self._idle, now)
+
+    def _prefetched(self, source: Source, old: Answer | None, now: float) -> Answer | None:
+        """The answer of a snapshot, or None where it does not count and `source` must be asked for."""
+        scope, limits = source.scope, self._limits
+        known = self._snapshots.known(scope)
+        if known is not None and known.value is None and known.as_of >= now - limits.expiration:
+            return None
+        active = old is not None and old.instance is not None and now - old.used <= limits.idle
+        oldest = limits.expiration if active or _mac(source) else limits.idle
+        fact = self._snapshots.get(scope, now - oldest)
+        answer = self._read(fact, source, now, old)
+        if answer is None and scope in self._asked_alone and _is_small(fact):
+            # Several are not in it: cheaper, and bounded, to fetch them together.
+            answer = self._read(self._snapshots.get(scope, now), source, now)
+        return answer
+
+    def _read(
+        self, fact: Fact[Prefetched], source: Source, now: float, old: Answer | None = None
+    ) -> Answer | None:
+        """What a snapshot says of `source`.
+
+        One that is older than the request does not count when it has no such port, or one with
+        another MAC (the guest may be new), or is older than what is known already.
+        """
+        if fact.value is None:
+            return None
+        current = fact.as_of >= now
+        found = _in_snapshot(fact.value, source)
+        if isinstance(found, Absent):
+            counts, sure = current and not self._back_end.partial, False
+        else:
+            mac = _mac(source)
+            sure = isinstance(fact.value, Snapshot) and mac == fact.value.mac_of(found)
+            counts = current or ((sure or not mac) and (old is None or old.as_of <= fact.as_of))
+        return self._answer(found, fact.as_of, fact.mark, now, sure) if counts else None
+
+    def _ask_alone(self, source: Source, key: _Key, since: float, now: float) -> Answer:
+        sure = wanted_mac(source) is not None
+        self._asked_alone.add(source.scope)
+        try:
+            fact = self._flights.share(key, since, lambda: self._fetch(source, key, since))
+        finally:
+            self._asked_alone.discard(source.scope)
+        return self._answer(fact.value, fact.as_of, fact.mark, now, sure)
+
+    def _fetch(self, source: Source, key: _Key, since: float) -> Fact[Instance | Absent]:
+        shared = self._shared.instance(key, since) if self._shared else None
+        if shared is not None:
+            return Fact(shared.value, shared.as_of)
+        began = self._clock()
+        found = self._back_end.instance(source)
+        if self._shared and isinstance(found, Instance):
+            self._shared.save_instance(key, found, began)
+        return Fact(found, began)
+
+    def _outdated(self, source: Source, old: Answer | None, now: float) -> Answer | None:
+        """R-13: what was known of `source` not too long ago."""
+        limit = now - self._limits.expiration - self._limits.stale
+        fact = self._snapshots.known(source.scope)
+        answer = self._read(fact, source, now, old) if fact is not None else None
+        answer = answer or old
+        return answer if answer and answer.instance and answer.as_of >= limit else None
+
+    def _answer(self, found: Instance | Absent, as_of: float, mark: Mark, now: float, sure: bool) -> Answer:
+        lifetime = self._limits.negative if isinstance(found, Absent) else self._limits.expiration
+        return Answer(found, as_of, mark, as_of + lifetime, now, sure)
+
+
+class _Recent:
+    """The answers used last; when they are too many, the tenth that was not used for longest goes."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._answers: dict[_Key, Answer] = {}
+        self.get = self._answers.get
+
+    def put(self, key: _Key, answer: Answer) -> None:
+        with self._lock:
+            self._answers[key] = answer
+            if len(self._answers) > self._most:
+                by_use = sorted(self._answers, key=lambda key: self._answers[key].used)
+                for old in by_use[: len(by_use) - self._most + self._most // 10]:
+                    del self._answers[old]
+
+
+def _is_small(fact: Fact[Prefetched]) -> bool:
+    return fact.value is not None and (isinstance(fact.value, Absent) or len(fact.value.ports) <= _SMALL)
+
+
+def _in_snapshot(snapshot: Snapshot | Absent, source: Source) -> Instance | Absent:
+    if isinstance(snapshot, Absent):
+        return snapshot
+    try:
+        return snapshot.resolve(source)
+    except NotIdentified as error:
+        return Absent(str(error))
+
+
+def _mac(source: Source) -> str | None:
+    """The MAC in the address, or the one that was seen."""
+    return wanted_mac(source) or source.mac
