@@ -61,8 +61,10 @@ class Keystone:
         self._access: Access | None = None
         self._failure = ""
         self._failed_at = self._renewed_at = -math.inf
-        # What it says is in our errors already, and at DEBUG it says tokens too.
-        logging.getLogger("keystoneauth").setLevel(logging.ERROR)
+        logger = logging.getLogger("keystoneauth")
+        if logger.level == logging.NOTSET:
+            # Its warnings are in our errors already, and at DEBUG it logs a token of the API 2.0.
+            logger.setLevel(logging.ERROR)
 
     def get(self, path: str) -> requests.Response:
         """GET of a path and query below Neutron's address; raises `Unavailable`.
