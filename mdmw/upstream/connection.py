@@ -46,6 +46,10 @@ class Connection:
             self._sock.sendall(request)
         except (BlockingIOError, ssl.SSLWantWriteError):
             raise TimeoutError("the request could not be sent") from None
+        except (ConnectionError, ssl.SSLEOFError):
+            if isinstance(self._sock, ssl.SSLSocket):
+                self._sock.recv(1)  # a server of TLS 1.3 that hung up may have said why; that is raised here
+            raise
 
     def receive(self, response: Response) -> None:
         """Read once, into `response`; raises `Cut`, `BadResponse`, TimeoutError and other OSErrors."""

@@ -139,6 +139,11 @@ class Upstream:
             if method not in _SAFE:
                 raise BackendLost(problem) from None
             raise (Unavailable if response.started else _Stale)(problem) from None
+        except ssl.SSLError as error:
+            connection.close()
+            problem = f"{address} ended the TLS session: {_short(error)}"
+            # Before any answer this is how a server of TLS 1.3 refuses a client's certificate.
+            raise (BackendError if response.started else Unavailable)(problem) from None
         except (BadResponse, OSError) as error:
             connection.close()
             raise BackendError(f"{address} answered something that is not HTTP: {_short(error)}") from None
