@@ -108,7 +108,7 @@ def _auth_type(conf: cfg.ConfigOpts) -> str | None:
 def _of_group(settings: SimpleNamespace) -> Credentials | None:
     conf = _parsed(settings)
     section = conf[GROUP].auth_section or GROUP
-    place = f"{settings.place}: [{section}]"
+    here, place = (f"{settings.place}: [{name}]" for name in (GROUP, section))
     try:
         plugin = loading.load_auth_from_conf_options(conf, GROUP)
     except exceptions.AuthPluginException as error:
@@ -117,17 +117,20 @@ def _of_group(settings: SimpleNamespace) -> Credentials | None:
         raise ConfigError(f"{place}: a value cannot be read; a dollar sign is written $$") from None
     if plugin is None:
         return None
-    if "password" in conf[section].auth_type and not conf[section].password:
-        raise ConfigError(f"{place}: option 'password' is required")
+    for option in ("auth_url", "password"):  # keystoneauth1 misses them when it is too late
+        if option in conf[section] and not conf[section][option]:
+            raise ConfigError(f"{place}: option {option!r} is required")
     group = conf[GROUP]
     wanted: dict[str, Any] = {}
     try:
         process_conf_options(group, wanted)
         timeout = group.timeout
     except (cfg.Error, TypeError, ValueError) as error:
-        raise ConfigError(f"{settings.place}: [{GROUP}]: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{here}: {' '.join(str(error).split())}") from None
+    if timeout is not None and not timeout > 0:
+        raise ConfigError(f"{here}: option 'timeout': must be more than 0")
     _check_url(place, "auth_url", getattr(plugin, "auth_url", None))
-    _check_url(place, "endpoint_override", wanted["endpoint_override"])
+    _check_url(here, "endpoint_override", wanted["endpoint_override"])
     return Credentials(
         plugin,
         verify=not group.insecure and (group.cafile or True),

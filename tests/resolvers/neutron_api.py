@@ -7,6 +7,7 @@ are peers that keep what they received.
 import datetime
 import itertools
 import json
+import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -42,7 +43,7 @@ class Faults:
 class Cloud:
     """Keystone and Neutron. Change the attributes to change the cloud."""
 
-    def __init__(self, peers: Peers, world: World = WORLD) -> None:
+    def __init__(self, peers: Peers, world: World = WORLD, tls: ssl.SSLContext | None = None) -> None:
         self.ports: Sequence[Port] = world.ports
         self.token_life = 3600.0  # seconds
         self.longest_target = 8192  # bytes; what is longer is refused
@@ -54,8 +55,8 @@ class Cloud:
         self.revoked: set[str] = set()
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
-        self.keystone = peers.tcp(self._serve(self._answer_of_keystone, self.keystone_faults))
-        self.neutron = peers.tcp(self._serve(self._answer_of_neutron, self.neutron_faults))
+        self.keystone = peers.tcp(self._serve(self._answer_of_keystone, self.keystone_faults), tls=tls)
+        self.neutron = peers.tcp(self._serve(self._answer_of_neutron, self.neutron_faults), tls=tls)
 
     @property
     def auth_url(self) -> str:
