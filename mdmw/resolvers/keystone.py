@@ -174,7 +174,9 @@ class Keystone:
 
     def _told(self, error: BaseException) -> str:
         """An error of keystoneauth1 without anything that Keystone wrote: it may quote secrets."""
-        if isinstance(error, exceptions.DiscoveryFailure) and error.__context__:
+        if isinstance(error, exceptions.DiscoveryFailure):
+            if not isinstance(error.__context__, exceptions.HttpError):
+                return "does not say which versions of its API there are"
             error = error.__context__
         if isinstance(error, exceptions.Unauthorized):
             return "refuses the credentials (401)"
