@@ -9,6 +9,7 @@ import os
 import secrets
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -46,14 +47,12 @@ class Rabbit:
             "NOTIFY_SOCKET": f"{directory}/ready",
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
         }
+        self._ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._ready.bind(self._environment["NOTIFY_SOCKET"])
+        self._ready.settimeout(60)
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
-                ready.bind(f"{directory}/ready")
-                ready.settimeout(60)
-                self._run("epmd", "-port", str(mapper), "-address", "127.0.0.1")
-                self._run(SERVER)
-                while b"READY=1" not in ready.recv(4096):
-                    pass
+            self._run("epmd", "-port", str(mapper), "-address", "127.0.0.1")
+            self.start()
         except BaseException:
             self.close()
             raise
@@ -61,10 +60,22 @@ class Rabbit:
     def url(self, port: int | None = None, password: str | None = None) -> str:
         return f"rabbit://{USER}:{password or self.password}@127.0.0.1:{port or self.port}/"
 
+    def start(self) -> None:
+        """Start the broker, and wait until it says that it is there."""
+        self._run(SERVER)
+        while b"READY=1" not in self._ready.recv(4096):
+            pass
+
+    def kill(self) -> None:
+        """End what was started last, the broker, without giving it time for anything."""
+        process = self._processes.pop()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(PATIENCE)
+
     def close(self) -> None:
-        for process in reversed(self._processes):
-            process.terminate()
-            process.wait(PATIENCE)
+        while self._processes:
+            self.kill()
+        self._ready.close()
         self._log.close()
 
     def _configure(self, directory: Path) -> None:
@@ -85,7 +96,12 @@ class Rabbit:
     def _run(self, *command: str) -> None:
         self._processes.append(
             subprocess.Popen(
-                command, env=self._environment, cwd="/", stdout=self._log, stderr=subprocess.STDOUT
+                command,
+                env=self._environment,
+                cwd="/",
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a group of its own, for kill
             )
         )
 
@@ -150,14 +166,15 @@ class Relay:
             self._start(self._carry, near)
 
     def _carry(self, near: socket.socket) -> None:
-        with near, socket.create_connection(("127.0.0.1", self._target)) as far:
+        with contextlib.suppress(OSError), near, socket.create_connection(("127.0.0.1", self._target)) as far:
             with self._lock:
                 self._sockets |= {near, far}
-            with contextlib.suppress(OSError):
+            try:
                 while self._pass_on(near, far):
                     pass
-            with self._lock:
-                self._sockets -= {near, far}
+            finally:
+                with self._lock:
+                    self._sockets -= {near, far}
 
     def _pass_on(self, near: socket.socket, far: socket.socket) -> bool:
         for sock in select.select([near, far], [], [])[0]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from mdmw.errors import ConfigError, Unavailable
+from mdmw.errors import ConfigError, Overloaded, Unavailable
 from mdmw.options import ConfigFiles
 from mdmw.upstream.slots import Slots
 
@@ -26,7 +26,7 @@ EXCHANGE = "neutron"
 _RABBIT = "oslo_messaging_rabbit"
 # oslo.messaging asks for these at each message, but registers them on the global cfg.CONF only.
 _SWITCHES = (("oslo_messaging_metrics", "metrics_enabled"), ("oslo_messaging_tracing", "tracing_enabled"))
-_UNDER_WAY = 30  # oslo.messaging's default for its pool of connections
+_UNDER_WAY = 10  # calls; each that is sent at the same time as others costs a connection
 _WAITING = 1000
 _RECONNECT_INTERVAL = 2  # at most; the 30 s of oslo.messaging are 30 s of 503 after RabbitMQ is back
 _NOWHERE = "mdmw"  # a topic that nobody listens to
@@ -106,7 +106,10 @@ class NeutronRpc:
 
     def _within(self, timeout: float, method: str, send: Callable[[], Any]) -> Any:
         deadline = time.monotonic() + timeout
-        self._slots.acquire(timeout)
+        try:
+            self._slots.acquire(timeout)
+        except Overloaded as error:
+            raise Overloaded(f"{self._name}: {method}: {error}") from None
         answer: Future[Any] = Future()
         threading.Thread(target=self._run, args=(send, answer), name="neutron-rpc", daemon=True).start()
         try:

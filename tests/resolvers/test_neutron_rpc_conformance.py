@@ -8,11 +8,8 @@ from mdmw.resolvers.conformance import WORLD, ResolverConformance, World
 
 
 @pytest.fixture(scope="module")
-def resolver(rabbit):
-    with (
-        neutron_rpc_server.serving(rabbit.url(), "q-plugin", neutron_rpc_server.Plugin(WORLD)),
-        neutron_rpc_server.resolving(rabbit.url()) as resolver,
-    ):
+def resolver(rabbit, neutron_rpc):
+    with neutron_rpc_server.resolving(rabbit.url()) as resolver:
         yield resolver
 
 

@@ -1,0 +1,156 @@
+"""The state report, by which `openstack network agent list` shows a metadata agent that is alive.
+
+What is reported is what neutron-metadata-agent reports (spec 1.9, 5.1). It never delays an answer
+to a guest: it has a thread of its own, and a fault is a line in the log.
+"""
+
+import fcntl
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from oslo_config import cfg
+
+from mdmw.errors import ConfigError, Unavailable
+from mdmw.options import load
+from mdmw.resolvers.rpc import NeutronRpc
+from mdmw.resolvers.token_store import GROUP_DIRECTORY
+
+LOG = logging.getLogger(__name__)
+
+_PLACE = "state-report"
+_TOPIC = "q-reports-plugin"
+_VERSION = "1.4"
+_TIMEOUT = 10.0  # seconds
+_TURN = 2.0  # seconds between looks whether the process that reports is gone
+
+_OPTIONS = [
+    cfg.StrOpt("transport_url", secret=True),
+    cfg.StrOpt("host"),
+    cfg.StrOpt("nova_metadata_host", deprecated_name="nova_metadata_ip", default="127.0.0.1"),
+    cfg.PortOpt("nova_metadata_port", default=8775),
+]
+_AGENT_OPTIONS = [
+    cfg.FloatOpt("report_interval", default=30.0, min=0.0),
+    cfg.BoolOpt("log_agent_heartbeats", default=False),
+]
+
+
+def start_reporting(global_conf: Mapping[str, str], metadata_proxy_socket: str) -> "Reporter | None":
+    """Start to report, in this process or, once that is gone, in place of another of its group.
+
+    Call it after a fork, in every process. `global_conf` names the files, as in a paste file
+    (`config_file`, `config_dir`). None when there is nothing to report to: no `transport_url`, an
+    interval of 0, or options that cannot be used, which is logged.
+    """
+    try:
+        settings = _settings(global_conf)
+    except ConfigError as error:
+        LOG.error("no state report: %s", error)  # noqa: TRY400 - the line says it all
+        return None
+    if not (settings.transport_url and settings.report_interval):
+        return None
+    return Reporter(settings, metadata_proxy_socket)
+
+
+class Reporter:
+    """A thread that reports until `stop`."""
+
+    def __init__(self, settings: SimpleNamespace, metadata_proxy_socket: str) -> None:
+        self._settings = settings
+        self._state = {
+            "binary": "neutron-metadata-agent",
+            "agent_type": "Metadata agent",
+            "topic": "N/A",
+            "host": settings.host or socket.gethostname(),
+            "configurations": {
+                "metadata_proxy_socket": metadata_proxy_socket,
+                "nova_metadata_host": settings.nova_metadata_host,
+                "nova_metadata_port": settings.nova_metadata_port,
+                "log_agent_heartbeats": settings.log_agent_heartbeats,
+            },
+        }
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="state-report", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout: float = 1.0) -> None:
+        """End, in at most `timeout` seconds; a report under way ends by itself."""
+        self._stopped.set()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        try:
+            with _turn(self._stopped) as is_ours:
+                if is_ours:
+                    self._report_until_stopped()
+        except (ConfigError, OSError) as error:
+            LOG.error("no state report: %s", error)  # noqa: TRY400 - the line says it all
+
+    def _report_until_stopped(self) -> None:
+        settings = self._settings
+        rpc = NeutronRpc(settings.config, _PLACE, settings.transport_url)
+        is_known, is_failing = False, False
+        while not self._stopped.is_set():
+            began = time.monotonic()
+            try:
+                self._report(rpc, is_known)
+            except Unavailable as error:
+                if not is_failing:
+                    LOG.warning("no state report until further notice: %s", error)
+                is_failing = True
+            else:
+                if not is_known or is_failing:
+                    LOG.info("reporting to Neutron, as %r", self._state["host"])
+                is_known, is_failing = True, False
+            self._stopped.wait(max(0.0, began + settings.report_interval - time.monotonic()))
+
+    def _report(self, rpc: NeutronRpc, is_known: bool) -> None:
+        """The first report waits for Neutron to say that it has it, as the agent's does."""
+        state: dict[str, Any] = {**self._state, "uuid": str(uuid.uuid4())}
+        if not is_known:
+            state["start_flag"] = True
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
+        send = rpc.cast if is_known else rpc.call
+        send(_TOPIC, _VERSION, _TIMEOUT, "report_state", agent_state={"agent_state": state}, time=now)
+
+
+def _settings(global_conf: Mapping[str, str]) -> SimpleNamespace:
+    settings = load(_PLACE, _OPTIONS, global_conf, {})
+    group = settings.config.parse(settings.place, _AGENT_OPTIONS, "AGENT").AGENT
+    try:
+        return SimpleNamespace(**vars(settings), **{opt.dest: group[opt.dest] for opt in _AGENT_OPTIONS})
+    except (cfg.Error, ValueError) as error:
+        raise ConfigError(f"{_PLACE}: [AGENT]: {' '.join(str(error).split())}") from None
+
+
+@contextmanager
+def _turn(stopped: threading.Event) -> Iterator[bool]:
+    """Inside, no other process of the group is; False when `stopped` came first."""
+    directory = os.environ.get(GROUP_DIRECTORY)
+    if not directory:
+        yield True
+        return
+    with (Path(directory) / "state-report.lock").open("ab") as file:
+        while not _is_locked(file.fileno()):
+            if stopped.wait(_TURN):
+                yield False
+                return
+        yield True
+
+
+def _is_locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
