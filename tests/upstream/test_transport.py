@@ -74,8 +74,6 @@ def test_a_redirect_leads_nowhere_by_itself(peers, session, status):
     """R-16: a token must not follow."""
     peer = peers.tcp(answers(response(status, b"", "Location: http://192.0.2.1/")))
     assert session.get(f"{peer.address}/", allow_redirects=False).status_code == int(status[:3])
-    with pytest.raises(requests.TooManyRedirects):
-        session.get(f"{peer.address}/")
 
 
 def test_no_cookie_is_kept(peers, session):
