@@ -308,7 +308,7 @@ def test_r1_whatever_neutron_says_only_a_matching_port_is_an_instance(cloud, res
     assert found in [
         Instance(port["device_id"], port.get("project_id") or port.get("tenant_id") or "", port["id"])
         for port in matching
-        if port["device_id"] and not (port.get("device_owner") or "").startswith("network:")
+        if port.get("device_id") and not (port.get("device_owner") or "").startswith("network:")
     ]
 
 
