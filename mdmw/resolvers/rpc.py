@@ -111,13 +111,18 @@ class NeutronRpc:
         except Overloaded as error:
             raise Overloaded(f"{self._name}: {method}: {error}") from None
         answer: Future[Any] = Future()
-        threading.Thread(target=self._run, args=(send, answer), name="neutron-rpc", daemon=True).start()
+        thread = threading.Thread(target=self._run, args=(send, answer), name="neutron-rpc", daemon=True)
         try:
-            error = answer.exception(max(0, deadline - time.monotonic()))
+            thread.start()
+        except RuntimeError as error:
+            self._slots.release()
+            raise Unavailable(f"{self._name}: {method}: {error}") from None
+        try:
+            failure = answer.exception(max(0, deadline - time.monotonic()))
         except TimeoutError:
             raise NoAnswer(f"{self._name}: {method}: no answer within {timeout:g} s") from None
-        if error is not None:
-            raise self._unavailable(timeout, method, error) from None
+        if failure is not None:
+            raise self._unavailable(timeout, method, failure) from None
         return answer.result()
 
     def _run(self, send: Callable[[], Any], answer: Future[Any]) -> None:

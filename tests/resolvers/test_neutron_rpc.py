@@ -229,6 +229,17 @@ def test_an_outage_keeps_no_more_threads_than_calls_that_may_be_under_way(resolv
     assert works_again(resolver)
 
 
+def test_no_more_threads_are_to_be_had(resolver):
+    """1.6: and nothing is lost for later, when there are."""
+    usual = threading.stack_size(1 << 46)
+    try:
+        for _ in range(20):
+            assert "thread" in unavailable(resolver, 0)
+    finally:
+        threading.stack_size(usual)
+    assert resolver.resolve(ON_BLUE).id == ADA
+
+
 # --- Neutron ----------------------------------------------------------------------------
 
 
