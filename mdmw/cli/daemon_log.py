@@ -50,6 +50,7 @@ def start_log(settings: SimpleNamespace, name: str, watch: bool = True) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
+    logging.getLogger("stevedore").setLevel(logging.ERROR)  # what it warns of is in our own errors
     set_level(settings)
 
 

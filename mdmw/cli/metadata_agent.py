@@ -23,15 +23,15 @@ from mdmw.cli import daemon_log
 from mdmw.cli.agent_socket import DEDUCE, MODES, AgentSocket, mode_of
 from mdmw.cli.arguments import DaemonParser
 from mdmw.cli.on_gunicorn import Server
-from mdmw.cli.privileges import Ids, become, ids_of, own_ids
+from mdmw.cli.privileges import Ids, ids_of, own_ids
 from mdmw.errors import ConfigError
+from mdmw.resolvers.state_report import start_reporting
+from mdmw.resolvers.token_store import GROUP_DIRECTORY
 from mdmw.wsgi import pipelines
 
 LOG = logging.getLogger(__name__)
 
 PROGRAM = "mdmw-metadata-agent"
-#: Names a directory of this agent alone, which its workers share.
-GROUP_DIR_VARIABLE = "MDMW_GROUP_DIR"
 
 OPTIONS = [
     cfg.StrOpt("state_path", default="/var/lib/neutron", help="Where Neutron keeps its state."),
@@ -119,14 +119,12 @@ class Agent:
         ids = ids_of(settings.user, settings.group)
         daemon_log.start_log(settings, PROGRAM)
         directory = _group_directory(settings.state_path, ids)
-        with _afterwards(lambda: shutil.rmtree(directory)):
-            os.environ[GROUP_DIR_VARIABLE] = directory
+        with _afterwards(lambda: shutil.rmtree(directory, ignore_errors=True)):
+            os.environ[GROUP_DIRECTORY] = directory
             application = self._load(settings)
             listener = _listen(settings, ids)
             with _afterwards(listener.remove):
-                server = Server(application, listener.sock, _for_gunicorn(settings), self._reload)
-                become(ids)
-                server.run()
+                Server(application, listener.sock, ids, self._for_gunicorn(settings), self._reload).run()
 
     def _read(self) -> SimpleNamespace:
         settings = options.load(PROGRAM, [*OPTIONS, *daemon_log.OPTIONS], self._files, self._options)
@@ -151,7 +149,13 @@ class Agent:
                 LOG.warning("option %r has changed: that takes effect at the next start", option)
         daemon_log.set_level(settings)
         self._settings = settings
-        return application, _for_gunicorn(settings)
+        return application, self._for_gunicorn(settings)
+
+    def _for_gunicorn(self, settings: SimpleNamespace) -> Mapping[str, Any]:
+        def post_fork(_master: object, _worker: object) -> None:
+            start_reporting(self._files, settings.metadata_proxy_socket)
+
+        return {"workers": max(settings.metadata_workers, 1), "post_fork": post_fork}
 
 
 def _global_conf(given: Mapping[str, Any]) -> dict[str, str]:
@@ -165,10 +169,6 @@ def _listen(settings: SimpleNamespace, agent: Ids) -> AgentSocket:
     mode = mode_of(settings.metadata_proxy_socket_mode, user, group, proxy, agent)
     owner = Ids(proxy.uid if user else agent.uid, proxy.gid if user or group else agent.gid)
     return AgentSocket(settings.metadata_proxy_socket, mode, owner, settings.metadata_backlog)
-
-
-def _for_gunicorn(settings: SimpleNamespace) -> Mapping[str, Any]:
-    return {"workers": max(settings.metadata_workers, 1)}
 
 
 def _group_directory(state_path: str, ids: Ids) -> str:

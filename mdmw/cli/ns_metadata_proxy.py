@@ -20,7 +20,7 @@ from mdmw.cli import daemon_log
 from mdmw.cli.arguments import DaemonParser
 from mdmw.cli.on_gunicorn import OneProcess
 from mdmw.cli.pidfile import PidFile
-from mdmw.cli.privileges import become, ids_of
+from mdmw.cli.privileges import ids_of
 from mdmw.errors import ConfigError
 from mdmw.wsgi import pipelines
 
@@ -99,12 +99,7 @@ def _start(settings: SimpleNamespace) -> int:
                 at_end.callback(pid_file.remove)
                 pid_file.write()
             daemon_log.start_log(settings, PROGRAM, watch=settings.metadata_proxy_watch_log)
-
-            def last() -> None:
-                become(ids)
-                ready()
-
-            OneProcess(application, listeners, _GRACEFUL, last).serve()
+            OneProcess(application, listeners, ids, _GRACEFUL, ready).serve()
         os._exit(0)  # threads that still wait for the agent would hold the interpreter back
 
     return _in_background(serve) if settings.daemonize else serve(lambda: None)

@@ -1,5 +1,6 @@
 """gunicorn inside a daemon of ours: the settings of etc/gunicorn.conf.py, our sockets, our log."""
 
+import concurrent.futures.thread  # noqa: F401 - a worker would import it, when the privileges are gone
 import contextlib
 import logging
 import os
@@ -18,10 +19,13 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import ThreadWorker
 
 from mdmw.boundary.base import App
+from mdmw.cli.privileges import Ids, become
 from mdmw.errors import ConfigError
 from mdmw.wsgi.pipelines import SWITCH_INTERVAL
 
 LOG = logging.getLogger(__name__)
+
+_STOPS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 
 
 class Log(Logger):  # type: ignore[misc]
@@ -38,7 +42,8 @@ class Log(Logger):  # type: ignore[misc]
 class Server(BaseApplication):  # type: ignore[misc]
     """Worker processes for one application on one listening socket.
 
-    `reload` makes a new application and its settings at SIGHUP. When it raises
+    The processes are `ids`: all is loaded before the privileges go. `reload` makes
+    a new application and its settings at SIGHUP. When it raises
     `ConfigError` the workers stay as they are. Workers have the application from
     this process, so that one which cannot be loaded never ends the server.
     """
@@ -47,10 +52,12 @@ class Server(BaseApplication):  # type: ignore[misc]
         self,
         application: App,
         listener: socket.socket,
+        ids: Ids,
         settings: Mapping[str, Any],
         reload: Callable[[], tuple[App, Mapping[str, Any]]],
     ) -> None:
         self._listener = listener
+        self._ids = ids
         self._settings = settings
         self._reload = reload
         super().__init__()
@@ -58,7 +65,13 @@ class Server(BaseApplication):  # type: ignore[misc]
 
     def load_config(self) -> None:
         """Called by gunicorn, at the start and at every SIGHUP."""
-        fixed = {"bind": [f"fd://{self._listener.fileno()}"], "logger_class": Log}
+        fixed = {
+            "bind": [f"fd://{self._listener.fileno()}"],
+            "logger_class": Log,
+            "worker_class": _Worker,
+            "user": self._ids.uid,
+            "group": self._ids.gid,
+        }
         _set(self.cfg, _shipped() | dict(self._settings) | fixed)
 
     def renew(self) -> None:
@@ -68,6 +81,7 @@ class Server(BaseApplication):  # type: ignore[misc]
     def run(self) -> None:
         """Serve until a signal ends it; leaves by SystemExit, in the workers too."""
         sys.setswitchinterval(SWITCH_INTERVAL)
+        become(self._ids)
         _Master(self).run()
 
 
@@ -75,6 +89,15 @@ class _Master(Arbiter):  # type: ignore[misc]
     def start(self) -> None:
         super().start()
         self.systemd = True  # the file of a socket that gunicorn did not make is not its to remove
+
+    def spawn_worker(self) -> int:
+        # A worker that is told to stop before it has its own handlers would not hear it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+        try:
+            pid: int = super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+        return pid
 
     def handle_hup(self) -> None:
         try:
@@ -89,24 +112,33 @@ class _Master(Arbiter):  # type: ignore[misc]
         LOG.warning("SIGUSR2 has no meaning here; SIGHUP reads the configuration again")
 
 
+class _Worker(ThreadWorker):  # type: ignore[misc]
+    def init_signals(self) -> None:
+        super().init_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+
+
 class OneProcess(ThreadWorker):  # type: ignore[misc]
     """A worker without a master: threads in this process serve `listeners` until SIGTERM.
 
-    `last` is called when all is there and loaded, before the first connection is accepted.
+    It becomes `ids`, and then calls `ready`, when all is loaded, just before the
+    first connection is accepted.
     """
 
     def __init__(
         self,
         application: App,
         listeners: list[socket.socket],
+        ids: Ids,
         settings: Mapping[str, Any],
-        last: Callable[[], None],
+        ready: Callable[[], None],
     ) -> None:
         cfg = Config()
         _set(cfg, _shipped() | {"logger_class": Log} | dict(settings))
         server = _Loaded(application)
         super().__init__(1, os.getppid(), listeners, server, cfg.timeout / 2, cfg, Log(cfg))
-        self._last = last
+        self._ids = ids
+        self._ready = ready
 
     def serve(self) -> None:
         """Returns when requests under way are answered, or their time (graceful_timeout) is over."""
@@ -127,7 +159,8 @@ class OneProcess(ThreadWorker):  # type: ignore[misc]
         return True
 
     def run(self) -> None:
-        self._last()
+        become(self._ids)
+        self._ready()
         super().run()
 
 
