@@ -26,7 +26,10 @@ class HostRoute:
 
 @dataclass(frozen=True, slots=True)
 class Subnet:
-    """Addresses of one version on a network, and how a guest gets to its own."""
+    """Addresses of one version on a network, and how a guest gets to its own.
+
+    `dhcp_address` is where `mdmw node` answers DHCP and metadata; the first free one if not given.
+    """
 
     id: str
     cidr: IPNetwork
@@ -35,16 +38,21 @@ class Subnet:
     ipv6_address_mode: str | None = None
     dns_nameservers: tuple[str, ...] = ()
     host_routes: tuple[HostRoute, ...] = ()
+    dhcp_address: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """One layer-2 network; its addresses mean nothing on another."""
+    """One layer-2 network; its addresses mean nothing on another.
+
+    `bridge` is the bridge of this host that it is; only `mdmw node` needs to know.
+    """
 
     id: str
     name: str = ""
     mtu: int | None = None
     subnets: tuple[Subnet, ...] = ()
+    bridge: str | None = None
 
     def subnet_of(self, address: str) -> Subnet | None:
         """The subnet that holds a normalised address."""

@@ -131,6 +131,7 @@ cidr = matching("a network such as 10.0.0.0/24, without host bits,", ipaddress.i
 word = _pattern("a word of visible ASCII characters", "[!-~]+")
 hostname = _pattern("a host name", r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}")
 ec2_id = _pattern("an id such as i-0000002a", "i-[0-9a-f]{8,17}")
+bridge_name = _pattern("the name of a bridge, of at most 15 characters,", "[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 file_path = _pattern("an absolute path", "/[^\x00-\x1f\x7f]+")
 
 _HOST_ROUTE = record(HostRoute, {"destination": cidr, "nexthop": address})
@@ -145,10 +146,20 @@ _SUBNET = record(
         "ipv6_address_mode": one_of("slaac", "dhcpv6-stateless", "dhcpv6-stateful"),
         "dns_nameservers": list_of(address),
         "host_routes": list_of(_HOST_ROUTE),
+        "dhcp_address": address,
     },
 )
 
-_NETWORK = record(Network, {"id": uuid, "name": line, "mtu": integer(68, 65535), "subnets": list_of(_SUBNET)})
+_NETWORK = record(
+    Network,
+    {
+        "id": uuid,
+        "name": line,
+        "mtu": integer(68, 65535),
+        "subnets": list_of(_SUBNET),
+        "bridge": bridge_name,
+    },
+)
 
 _INTERFACE = record(Interface, {"subnet": uuid, "address": address}, into={"subnet": "subnet_id"})
 
@@ -269,6 +280,8 @@ def _check_ids(root: Node, inventory: Inventory) -> None:
         ),
     )
     _distinct(root, "this id", ((port.id, (*steps, "id")) for port, steps in _ports(inventory)))
+    bridges = ((network.bridge, ("networks", i, "bridge")) for i, network in enumerate(inventory.networks))
+    _distinct(root, "this bridge", (found for found in bridges if found[0]))
 
 
 def _check_networks(root: Node, inventory: Inventory) -> None:
@@ -293,6 +306,8 @@ def _check_subnet(node: Node, subnet: Subnet) -> None:
     version = subnet.cidr.version
     if subnet.gateway_ip and ipaddress.ip_address(subnet.gateway_ip).version != version:
         raise node.at("gateway_ip").error(f"an IPv{version} address is allowed")
+    if subnet.dhcp_address and ipaddress.ip_address(subnet.dhcp_address) not in subnet.cidr:
+        raise node.at("dhcp_address").error(f"not in {subnet.cidr}")
     if subnet.ipv6_address_mode and version != 6:
         raise node.at("ipv6_address_mode").error("only an IPv6 subnet has one")
     for i, route in enumerate(subnet.host_routes):
@@ -314,8 +329,15 @@ def _check_addresses(root: Node, inventory: Inventory) -> None:
             if network.subnet_of(address) is None:
                 raise root.at(*place).error(f"{address} is in no subnet of its network")
             addresses.append(((network.id, address), place))
-    _distinct(root, "this address", [*_router_addresses(inventory), *addresses])
+    _distinct(root, "this address", [*_dhcp_addresses(inventory), *_router_addresses(inventory), *addresses])
     _distinct(root, "this MAC address", macs)
+
+
+def _dhcp_addresses(inventory: Inventory) -> Iterator[tuple[Hashable, _Steps]]:
+    for i, network in enumerate(inventory.networks):
+        for j, subnet in enumerate(network.subnets):
+            if subnet.dhcp_address:
+                yield (network.id, subnet.dhcp_address), ("networks", i, "subnets", j, "dhcp_address")
 
 
 def _router_addresses(inventory: Inventory) -> Iterator[tuple[Hashable, _Steps]]:

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mdmw.node.rules import RouterRules
-from mdmw.node.view import Router, Subnet, View
+from mdmw.node.view import Bridge, Router, Subnet, View
 from mdmw.records import METADATA_ADDRESS, METADATA_ADDRESS_V6, Scope
-from mdmw.resolvers.matching import ROUTER_INTERFACE_OWNERS, Port
+from mdmw.resolvers.matching import NETWORK_OWNER_PREFIX, ROUTER_INTERFACE_OWNERS, Port
 
 METADATA_PORT = 80
-_METADATA_NETWORK = ipaddress.ip_network("169.254.0.0/16")
+_METADATA_NETWORK = ipaddress.IPv4Network("169.254.0.0/16")
+_METADATA_ROUTE = f"{METADATA_ADDRESS}/32"
 _ANYWHERE = "0.0.0.0/0"
 _OVN_OWNER, _OVN_DEVICE = "network:distributed", "ovnmeta-"
 _DEVICE_ID_LENGTH = 11  # of a port's id in the name of its device
@@ -32,6 +33,8 @@ class Options:
     metadata_v4_prefixlen: int = 32
     ha_proxy_always: bool = False
     ipv6: bool = True
+    dhcp_lease_duration: int = 86400
+    dhcp_device_prefix: str = "tap"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +48,32 @@ class Listener:
 
 
 @dataclass(frozen=True, slots=True)
+class Wire:
+    """A device of a namespace that is ours to make: a cable to a bridge; `outer` is its end on the host."""
+
+    device: str
+    outer: str
+    bridge: str
+    mac: str
+    mtu: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DhcpServer:
+    """The DHCP that is ours to serve: values of dnsmasq's `--dhcp-range`, and lines of its hosts file."""
+
+    ranges: tuple[str, ...]
+    hosts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DhcpPlan:
     """What `qdhcp-<network>` needs.
 
     `addresses` are those of the DHCP port, with prefix length, in order (P-2); `gateways` the
     default routes, at most one per IP version (P-6); `options` the lines of dnsmasq's file (4.5).
     `row` is the row of the table of spec 4.3 that decided whether metadata is served here.
+    Without a `wire`, namespace, device and DHCP are Neutron's.
     """
 
     namespace: str
@@ -62,17 +85,24 @@ class DhcpPlan:
     listeners: tuple[Listener, ...]
     row: int
     warnings: tuple[str, ...] = ()
+    wire: Wire | None = None
+    server: DhcpServer | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RouterPlan:
-    """What `qrouter-<router>` needs; `ra_routes` are radvd's route lines for each device (P-8)."""
+    """What `qrouter-<router>` needs; `ra_routes` are radvd's route lines for each device (P-8).
+
+    Without `wires`, namespace and devices are Neutron's. `addresses` are (device, address) of the wires.
+    """
 
     namespace: str
     router_id: str
     rules: RouterRules
     listeners: tuple[Listener, ...]
     ra_routes: tuple[tuple[str, str], ...] = ()
+    wires: tuple[Wire, ...] = ()
+    addresses: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +163,13 @@ class _Network:
         self._options = options
         self._subnets = sorted((s for s in view.subnets if s.network_id == network_id), key=lambda s: s.id)
         self._ports = sorted((p for p in view.ports if p.network_id == network_id), key=lambda p: p.id)
+        self._bridge = next((bridge for bridge in view.bridges if bridge.network_id == network_id), None)
         self.local_dhcp_ports = [port for port in self._ports if port.id in view.dhcp_ports]
 
     def plan(self, port: Port) -> DhcpPlan:
         """What the namespace of this DHCP port needs."""
         served, row = serves(self._subnets, self._ports, self._options)
-        device = device_name("tap", port)
+        device = device_name(self._options.dhcp_device_prefix, port)
         scope, warnings = self._scope()
         if len(self.local_dhcp_ports) > 1 and self._has_ipv6:
             warnings += (f"network {self.id}: several DHCP ports on this node; IPv6 metadata is left out",)
@@ -152,6 +183,8 @@ class _Network:
             listeners=tuple(self._listeners(scope, device)) if served else (),
             row=row,
             warnings=warnings if served else (),
+            wire=_wire(self._bridge, device, port) if self._bridge else None,
+            server=self._server() if self._bridge else None,
         )
 
     @property
@@ -180,7 +213,7 @@ class _Network:
         """P-2, P-4: the port's own first, then the metadata addresses."""
         subnets = {subnet.id: subnet for subnet in self._subnets}
         own = [(address, subnets[subnet_id]) for address, subnet_id in port.fixed_ips if subnet_id in subnets]
-        yield from (f"{address}/{ipaddress.ip_network(subnet.cidr).prefixlen}" for address, subnet in own)
+        yield from (_with_prefix(address, subnet) for address, subnet in own)
         if self._options.force_metadata or self._options.enable_isolated_metadata:
             if METADATA_ADDRESS not in {address for address, _ in own}:
                 yield f"{METADATA_ADDRESS}/{self._options.metadata_v4_prefixlen}"
@@ -194,6 +227,28 @@ class _Network:
                 s.gateway_ip for s in self._subnets if s.version == version and s.enable_dhcp and s.gateway_ip
             ]
             yield from found[:1]
+
+    def _server(self) -> DhcpServer:
+        """As Neutron's DHCP agent calls dnsmasq: nobody who is not known gets an address."""
+        ranges = []
+        for subnet in self._subnets:
+            network = ipaddress.ip_network(subnet.cidr)
+            if not subnet.enable_dhcp or subnet.ipv6_address_mode == "slaac":
+                continue
+            mask = network.netmask if network.version == 4 else network.prefixlen
+            lease = f"{self._options.dhcp_lease_duration}s"
+            ranges.append(f"set:subnet-{subnet.id},{network.network_address},static,{mask},{lease}")
+        return DhcpServer(tuple(ranges), tuple(self._hosts()))
+
+    def _hosts(self) -> Iterable[str]:
+        served = {subnet.id for subnet in self._subnets if subnet.enable_dhcp}
+        for port in self._ports:
+            if port.device_owner.startswith(NETWORK_OWNER_PREFIX):
+                continue
+            for address, subnet_id in port.fixed_ips:
+                if subnet_id in served:
+                    name = "host-" + address.replace(".", "-").replace(":", "-")
+                    yield f"{port.mac},{name},{f'[{address}]' if ':' in address else address}"
 
     def _listeners(self, scope: Scope, device: str) -> Iterable[Listener]:
         yield Listener(METADATA_ADDRESS, METADATA_PORT, scope)
@@ -231,8 +286,9 @@ class _Network:
                 gateway = gateway or hop
             else:
                 routes.append((destination, hop))
-        if hop_to_metadata := self._metadata_hop(subnet, port):
-            routes.append((f"{METADATA_ADDRESS}/32", hop_to_metadata))
+        hop_to_metadata = self._metadata_hop(subnet, port)
+        if hop_to_metadata and (_METADATA_ROUTE, hop_to_metadata) not in routes:
+            routes.append((_METADATA_ROUTE, hop_to_metadata))
         if routes and gateway:
             routes.append((_ANYWHERE, gateway))  # who gets option 121 ignores option 3 (RFC 3442)
         return routes, gateway
@@ -281,7 +337,25 @@ def _router(router: Router, view: View, options: Options) -> RouterPlan:
         for port in interfaces
         if options.ipv6 and has(port, lambda subnet: subnet.version == 6)
     )
-    return RouterPlan(f"qrouter-{router.id}", router.id, rules, (listener,) if runs else (), ra_routes)
+    bridges = {bridge.network_id: bridge for bridge in view.bridges}
+    wired = [port for port in interfaces if port.network_id in bridges]
+    return RouterPlan(
+        namespace=f"qrouter-{router.id}",
+        router_id=router.id,
+        rules=rules,
+        listeners=(listener,) if runs else (),
+        ra_routes=ra_routes,
+        wires=tuple(_wire(bridges[port.network_id], device_name("qr-", port), port) for port in wired),
+        addresses=tuple(
+            (device_name("qr-", port), _with_prefix(address, subnets[subnet_id]))
+            for port in wired
+            for address, subnet_id in port.fixed_ips
+        ),
+    )
+
+
+def _wire(bridge: Bridge, device: str, port: Port) -> Wire:
+    return Wire(device, device_name("mdmw", port), bridge.name, port.mac, bridge.mtu)
 
 
 def device_name(prefix: str, port: Port) -> str:
@@ -295,6 +369,10 @@ def _is_ovn_metadata(port: Port) -> bool:
 
 def _address_on(port: Port, subnet: Subnet) -> str | None:
     return next((address for address, subnet_id in port.fixed_ips if subnet_id == subnet.id), None)
+
+
+def _with_prefix(address: str, subnet: Subnet) -> str:
+    return f"{address}/{ipaddress.ip_network(subnet.cidr).prefixlen}"
 
 
 def _normal(address: str) -> str:

@@ -1,6 +1,6 @@
 """The firewall rules of a router's namespace (P-7, P-16), as text for nftables and for iptables."""
 
-from collections.abc import Iterable
+import hashlib
 from dataclasses import dataclass
 
 from mdmw.records import METADATA_ADDRESS, METADATA_ADDRESS_V6
@@ -32,35 +32,55 @@ class RouterRules:
 
 def nftables(rules: RouterRules) -> str:
     """One transaction for `nft -f -`: a table of our own, as a whole, whatever was in it before."""
-    marked = f"meta mark & {_MASK:#x} == {rules.mark:#x}"
-
-    def matches() -> Iterable[str]:
-        for version in rules.versions:
-            family, address = _FAMILIES[version]
-            yield f'iifname "{_GUESTS}*" {family} daddr {address.partition("/")[0]} tcp dport 80'
-
-    out = [f'oifname "{device}" {marked} accept' for device in rules.forward_to]
-    mark = f"meta mark set meta mark & {0xFFFFFFFF ^ _MASK:#x} | {rules.mark:#x}"
-    chains = {
-        "guests-mark": ("filter", "prerouting", "mangle", [f"{match} {mark}" for match in matches()]),
-        "guests-forward": ("filter", "forward", "filter", [*out, f"{marked} drop"]),
-    }
-    if rules.redirect_to:
-        port = rules.redirect_to
-        redirects = [f"{match} redirect to :{port}" for match in matches()]
-        chains["guests-redirect"] = ("nat", "prerouting", "dstnat", redirects)
-        chains["guests-input"] = ("filter", "input", "filter", [f"{marked} accept", f"tcp dport {port} drop"])
     lines = [f"table inet {TABLE} {{}}", f"delete table inet {TABLE}", f"table inet {TABLE} {{"]
-    for name, (kind, hook, priority, body) in chains.items():
-        lines += [f"\tchain {name} {{", f"\t\ttype {kind} hook {hook} priority {priority}; policy accept;"]
-        lines += [f"\t\t{line}" for line in body] + ["\t}"]
+    for name, (head, body) in _nftables_chains(rules).items():
+        lines += [f"\tchain {name} {{", f"\t\t{head}", *(f"\t\t{line}" for line in body), "\t}"]
     return "\n".join([*lines, "}", ""])
 
 
-def iptables(rules: RouterRules, version: int) -> dict[str, list[str]]:
-    """Table -> rules of our chains in it, in the spelling of `iptables-save` and without `-A CHAIN`.
+def nftables_comments(rules: RouterRules) -> dict[str, list[str]]:
+    """Chain -> comment of each rule, as `nft list` shows them.
 
-    Keys are `table/HOOK`; each hook jumps to a chain `mdmw-HOOK` that holds exactly these.
+    `nft` spells a rule otherwise than it was written, so that rules are compared by their comments.
+    """
+    chains = _nftables_chains(rules)
+    return {name: [line.rsplit('"', 2)[1] for line in body] for name, (_, body) in chains.items()}
+
+
+def _nftables_chains(rules: RouterRules) -> dict[str, tuple[str, list[str]]]:
+    """Name -> the line of its hook, and its rules. Each rule has a comment made from its text."""
+    marked = f"meta mark & {_MASK:#x} == {rules.mark:#x}"
+    matches = []
+    for version in rules.versions:
+        family, address = _FAMILIES[version]
+        matches.append(f'iifname "{_GUESTS}*" {family} daddr {address.partition("/")[0]} tcp dport 80')
+    out = [f'oifname "{device}" {marked} accept' for device in rules.forward_to]
+    mark = f"meta mark set meta mark & {0xFFFFFFFF ^ _MASK:#x} | {rules.mark:#x}"
+    chains = {
+        "guests-mark": ("filter hook prerouting priority mangle", [f"{match} {mark}" for match in matches]),
+        "guests-forward": ("filter hook forward priority filter", [*out, f"{marked} drop"]),
+    }
+    if rules.redirect_to:
+        port = rules.redirect_to
+        redirects = [f"{match} redirect to :{port}" for match in matches]
+        guarded = [f"{marked} accept", f"tcp dport {port} drop"]
+        chains["guests-redirect"] = ("nat hook prerouting priority dstnat", redirects)
+        chains["guests-input"] = ("filter hook input priority filter", guarded)
+    return {
+        name: (f"type {hook}; policy accept;", [f'{rule} comment "{_digest(hook, rule)}"' for rule in body])
+        for name, (hook, body) in chains.items()
+    }
+
+
+def _digest(*words: str) -> str:
+    return f"{TABLE} {hashlib.sha256(' '.join(words).encode()).hexdigest()[:12]}"
+
+
+def iptables(rules: RouterRules, version: int) -> dict[str, list[str]]:
+    """Rules of our chains, in the spelling of `iptables-save` and without `-A CHAIN`.
+
+    Keys are `table/HOOK`; each hook jumps to a chain `mdmw-HOOK` that holds exactly these. There is
+    no such chain where there are no rules.
     """
     _, address = _FAMILIES[version]
     marked = f"-m mark --mark {rules.mark:#x}/{_MASK:#x}"

@@ -40,6 +40,18 @@ class Router:
 
 
 @dataclass(frozen=True, slots=True)
+class Bridge:
+    """The bridge of this host that is a network, where there is no Neutron.
+
+    The network's namespaces, its DHCP and its routers' devices are then ours to make.
+    """
+
+    network_id: str
+    name: str
+    mtu: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """Everything at one moment. `dhcp_ports` are the ids of the DHCP ports that are on this node."""
 
@@ -48,3 +60,4 @@ class View:
     ports: tuple[Port, ...] = ()
     routers: tuple[Router, ...] = ()
     dhcp_ports: frozenset[str] = field(default_factory=frozenset)
+    bridges: tuple[Bridge, ...] = ()

@@ -1,0 +1,93 @@
+"""dnsmasq: its command line and its files, as text (spec 4.5)."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mdmw.node.plan import DhcpPlan, DhcpServer
+from mdmw.records import METADATA_ADDRESS
+
+_MOST_LEASES = 65536
+_ROUTES = ("option:classless-static-route", "249")
+
+
+@dataclass(frozen=True, slots=True)
+class Dnsmasq:
+    """A dnsmasq of our own: its directory, what it is called with, and the files that it reads again."""
+
+    directory: Path
+    argv: tuple[str, ...]
+    files: tuple[tuple[Path, str], ...]
+
+    @property
+    def pid_file(self) -> Path:
+        """Written by dnsmasq."""
+        return self.directory / "pid"
+
+
+@dataclass(frozen=True, slots=True)
+class NeutronOptions:
+    """The options file of Neutron's dnsmasq, and the lines that ours would have."""
+
+    directory: Path
+    lines: tuple[str, ...]
+
+    @property
+    def path(self) -> Path:
+        """The options file."""
+        return self.directory / "opts"
+
+    @property
+    def pid_file(self) -> Path:
+        """Written by Neutron's dnsmasq."""
+        return self.directory / "pid"
+
+
+def dnsmasq(plan: DhcpPlan, server: DhcpServer, directory: Path) -> Dnsmasq:
+    """The dnsmasq of a network; nothing of it changes while the subnets stay the same."""
+    hosts, options = directory / "hosts", directory / "opts"
+    argv = (
+        "dnsmasq",
+        "--conf-file=/dev/null",
+        "--no-hosts",
+        "--no-resolv",
+        "--except-interface=lo",
+        f"--interface={plan.device}",
+        "--bind-dynamic",  # --bind-interfaces ends at an IPv6 address that is still tentative
+        f"--pid-file={directory / 'pid'}",
+        f"--dhcp-hostsfile={hosts}",
+        f"--dhcp-optsfile={options}",
+        f"--dhcp-leasefile={directory / 'leases'}",
+        f"--dhcp-lease-max={_MOST_LEASES}",
+        "--dhcp-authoritative",
+        *(f"--dhcp-range={text}" for text in server.ranges),
+    )
+    return Dnsmasq(directory, argv, ((hosts, _lines(server.hosts)), (options, _lines(plan.options))))
+
+
+def merged(current: str, lines: Sequence[str], *, restore: bool) -> str:
+    """Neutron's options file with our routes (options 121 and 249) in place of its own.
+
+    Where we have none Neutron's stay, unless they are ours: `restore` says that they may be,
+    and then those that lead to the metadata address go. The default gateway is Neutron's.
+    """
+    ours = {_subject(line): line for line in lines if _is_route(line)}
+    kept = []
+    for line in current.splitlines():
+        if _is_route(line):
+            line = ours.pop(_subject(line), "" if restore and METADATA_ADDRESS in line else line)
+        kept += [line] if line else []
+    return _lines([*kept, *ours.values()])
+
+
+def _is_route(line: str) -> bool:
+    return line.split(",", 2)[1:2] != [] and line.split(",", 2)[1] in _ROUTES
+
+
+def _subject(line: str) -> str:
+    """Tag and option."""
+    return ",".join(line.split(",", 2)[:2])
+
+
+def _lines(lines: Iterable[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)

@@ -1,0 +1,148 @@
+"""The rules of a router's namespace, as they are and as they shall be, by `nft` or `iptables`.
+
+All of it acts in the namespace of the calling thread, and raises `CommandError` or OSError.
+"""
+
+import re
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from mdmw.node.actions import Firewall
+from mdmw.node.namespaces import CommandError, run
+from mdmw.node.rules import TABLE, RouterRules, iptables, nftables, nftables_comments
+
+#: What `has` compares: the rules of each chain of ours, and how often its hook leads there.
+Seen = Mapping[str, tuple[list[str], int]]
+
+_IPTABLES = {4: "iptables", 6: "ip6tables"}
+_CHAIN = re.compile(r"\tchain (\S+) \{")
+_COMMENT = re.compile(r' comment "([^"]*)"')
+_HOOK = re.compile("type .* hook ")
+_TABLES = ("mangle", "nat", "filter")
+
+
+def is_set(firewall: Firewall, rules: RouterRules) -> bool:
+    """Whether exactly these rules are there."""
+    if firewall == "nftables":
+        return _nftables_now() == nftables_comments(rules)
+    return all(_iptables_now(v) == _iptables_wanted(rules, v) for v in _versions())
+
+
+def set_rules(firewall: Firewall, rules: RouterRules) -> None:
+    """Put exactly these in place of whatever is there of ours, each IP version in one transaction."""
+    if firewall == "nftables":
+        run("nft", "-f", "-", stdin=nftables(rules))
+        return
+    for version in _versions():
+        _restore(version, _iptables_wanted(rules, version))
+
+
+def remove_rules(firewall: Firewall) -> None:
+    """Nothing of ours stays."""
+    if firewall == "nftables":
+        run("nft", "-f", "-", stdin=f"table inet {TABLE} {{}}\ndelete table inet {TABLE}\n")
+        return
+    for version in _versions():
+        _restore(version, {})
+
+
+# --- nftables ---------------------------------------------------------------------------
+
+
+def _nftables_now() -> dict[str, list[str]] | None:
+    """Chain -> comment of each rule, or its text if it has none; None without our table."""
+    listed = _output("nft", "-s", "list", "ruleset", "inet")
+    found: dict[str, list[str]] = {}
+    inside, chain = False, None
+    for line in listed.splitlines():
+        if line.startswith("table "):
+            inside = line == f"table inet {TABLE} {{"
+            if inside:
+                found[""] = []
+        elif not inside:
+            continue
+        elif match := _CHAIN.fullmatch(line):
+            chain = found.setdefault(match[1], [])
+        elif line.strip() == "}":
+            chain = None
+        elif chain is not None and not _HOOK.match(line.strip()):
+            comment = _COMMENT.search(line)
+            chain.append(comment[1] if comment else line.strip())
+    return {name: rules for name, rules in found.items() if name} if found else None
+
+
+# --- iptables ---------------------------------------------------------------------------
+
+
+def _versions() -> tuple[int, ...]:
+    """IPv6 may be switched off in the kernel, and then ip6tables does not work."""
+    return (4, 6) if Path("/proc/sys/net/ipv6").exists() else (4,)
+
+
+def _iptables_wanted(rules: RouterRules, version: int) -> dict[str, tuple[list[str], int]]:
+    if version not in rules.versions:
+        return {}
+    return {key: (body, 1) for key, body in iptables(rules, version).items() if body}
+
+
+def _iptables_now(version: int) -> dict[str, tuple[list[str], int]]:
+    """`table/HOOK` -> rules of our chain, and how many jumps lead to it."""
+    found: dict[str, tuple[list[str], int]] = {}
+    table = ""
+    for line in _output(f"{_IPTABLES[version]}-save").splitlines():
+        words = line.split()
+        if line.startswith("*"):
+            table = line[1:]
+        elif line.startswith(f":{TABLE}-"):
+            found.setdefault(_key(table, words[0][1:]), ([], 0))
+        elif line.startswith(f"-A {TABLE}-"):
+            found[_key(table, words[1])][0].append(" ".join(words[2:]))
+        elif line.startswith("-A ") and words[2:3] == ["-j"] and words[3].startswith(f"{TABLE}-"):
+            key = _key(table, words[3])
+            body, jumps = found.setdefault(key, ([], 0))
+            found[key] = (body, jumps + 1)
+    return found
+
+
+def _restore(version: int, wanted: Seen) -> None:
+    """One call for all tables. Naming a chain of ours empties it; the others stay as they are."""
+    now = _iptables_now(version)
+    lines = []
+    for table in _TABLES:
+        keys = [key for key in sorted({*now, *wanted}) if key.startswith(f"{table}/")]
+        if keys:
+            lines += [f"*{table}", *_table_lines(keys, now, wanted), "COMMIT"]
+    if lines:
+        stdin = "\n".join([*lines, ""])
+        run(f"{_IPTABLES[version]}-restore", "--noflush", "--wait", "10", stdin=stdin)
+
+
+def _table_lines(keys: list[str], now: Seen, wanted: Seen) -> Iterable[str]:
+    for key in keys:
+        yield f":{_chain(key)} - [0:0]"
+    for key in keys:
+        hook = key.partition("/")[2]
+        body, jumps = wanted.get(key, ([], 0))
+        there = now.get(key, ([], 0))[1]
+        yield from (f"-D {hook} -j {_chain(key)}" for _ in range(there - jumps))
+        yield from (f"-A {_chain(key)} {rule}" for rule in body)
+        if jumps > there:
+            yield f"-I {hook} 1 -j {_chain(key)}"  # before what others may accept
+        if not jumps:
+            yield f"-X {_chain(key)}"
+
+
+def _chain(key: str) -> str:
+    return f"{TABLE}-{key.partition('/')[2]}"
+
+
+def _key(table: str, chain: str) -> str:
+    return f"{table}/{chain.removeprefix(f'{TABLE}-')}"
+
+
+def _output(*words: str) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603 - no shell
+    if done.returncode:
+        raise CommandError(f"{' '.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout

@@ -1,0 +1,258 @@
+"""Namespaces, devices, addresses and routes of the kernel, by pyroute2; nobody else imports it.
+
+Everything raises OSError.
+"""
+
+import contextlib
+import errno
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pyroute2 import netns  # type: ignore[import-untyped]
+from pyroute2.iproute.linux import IPRoute  # type: ignore[import-untyped]
+from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
+
+from mdmw.node.plan import Wire
+
+T = TypeVar("T")
+
+RUN_NETNS = Path("/run/netns")
+_SYSCTLS = Path("/proc/sys/net")
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+_MAIN_TABLE = 254
+_UP = 0x1  # linux/if.h
+_TENTATIVE, _DAD_FAILED = 0x40, 0x08  # linux/if_addr.h
+_ONLINK = 0x4  # linux/rtnetlink.h
+_GONE = (errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL)
+
+State = Literal["ready", "tentative", "duplicate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address with prefix length; `state` is how duplicate address detection went."""
+
+    text: str
+    state: State = "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device; `addresses` are in the kernel's order, `bridge` is the name of the one it is a port of."""
+
+    name: str
+    mac: str = ""
+    mtu: int = 1500
+    up: bool = True
+    bridge: str | None = None
+    addresses: tuple[Address, ...] = ()
+
+
+def inside(namespace: str, work: Callable[[], T]) -> T:
+    """What `work` returns in a thread of its own within a named namespace; raises what it raises."""
+
+    def enter_and_work() -> T:
+        netns.setns(str(RUN_NETNS / namespace), flags=0)
+        return work()
+
+    with ThreadPoolExecutor(1) as thread:  # setns is per thread
+        return thread.submit(enter_and_work).result()
+
+
+# --- namespaces -------------------------------------------------------------------------
+
+
+def namespaces() -> frozenset[str]:
+    """Their names."""
+    try:
+        return frozenset(entry.name for entry in RUN_NETNS.iterdir())
+    except FileNotFoundError:
+        return frozenset()
+
+
+def is_whole(namespace: str) -> bool:
+    """Whether the name leads to a namespace; it does not after a crash at the wrong moment."""
+    path = RUN_NETNS / namespace
+    try:
+        return path.stat().st_dev == Path("/proc/self/ns/net").stat().st_dev
+    except OSError:
+        return False
+
+
+def make_namespace(namespace: str) -> None:
+    """With `lo` up; one that is there already stays."""
+    if not is_whole(namespace):
+        (RUN_NETNS / namespace).unlink(missing_ok=True)
+        try:
+            netns.create(namespace)
+        except (RuntimeError, TypeError) as error:  # its child process did not come back
+            raise OSError(f"the namespace cannot be made: {error}") from None
+    inside(namespace, lambda: bring_up("lo"))
+
+
+def remove_namespace(namespace: str) -> None:
+    """It lives on, without a name, as long as a process or a socket is in it."""
+    with contextlib.suppress(FileNotFoundError):
+        netns.remove(namespace)
+
+
+# --- what is there ----------------------------------------------------------------------
+
+
+def devices() -> dict[str, Device]:
+    """All of this thread's namespace, by name."""
+    with _netlink() as ip:
+        links = list(ip.get_links())
+        addresses = list(ip.get_addr())
+    names = {link["index"]: link.get("ifname") for link in links}
+    found: dict[int, list[Address]] = {}
+    for message in addresses:
+        address = Address(f"{_local(message)}/{message['prefixlen']}", _state(message))
+        found.setdefault(message["index"], []).append(address)
+    return {
+        link.get("ifname"): Device(
+            name=link.get("ifname"),
+            mac=link.get("address") or "",
+            mtu=link.get("mtu"),
+            up=bool(link["flags"] & _UP),
+            bridge=names.get(link.get("master")),
+            addresses=tuple(found.get(link["index"], ())),
+        )
+        for link in links
+    }
+
+
+def default_routes() -> frozenset[tuple[str, str]]:
+    """(device, gateway) of the main table; those that a router announced do not count."""
+    with _netlink() as ip:
+        names = {link["index"]: link.get("ifname") for link in ip.get_links()}
+        return frozenset(
+            (names[route.get("oif")], route.get("gateway"))
+            for family in _FAMILIES.values()
+            for route in ip.get_routes(family=family, table=_MAIN_TABLE, dst_len=0)
+            if route.get("gateway") and route.get("oif") in names
+        )
+
+
+def sysctl(name: str) -> str | None:
+    """A value below /proc/sys/net, of this thread's namespace; None if there is no such thing."""
+    try:
+        return (_SYSCTLS / name).read_text().strip()
+    except FileNotFoundError:
+        return None
+
+
+def _local(message: Any) -> str:
+    text: str = message.get("local") or message.get("address")
+    return text
+
+
+def _state(message: Any) -> State:
+    flags = message.get("flags") or 0
+    if flags & _DAD_FAILED:
+        return "duplicate"
+    return "tentative" if flags & _TENTATIVE else "ready"
+
+
+# --- changes ----------------------------------------------------------------------------
+
+
+def make_cable(namespace: str, wire: Wire) -> None:
+    """A veth pair from a namespace to the namespace of this thread."""
+    peer: dict[str, Any] = {"ifname": wire.device, "net_ns_fd": namespace, "address": wire.mac}
+    outer: dict[str, Any] = {"ifname": wire.outer, "kind": "veth"}
+    if wire.mtu:
+        peer["mtu"] = outer["mtu"] = wire.mtu
+    with _netlink() as ip:
+        ip.link("add", **outer, peer=peer)
+
+
+def attach(device: str, bridge: str) -> None:
+    """A device becomes a port of a bridge, and goes up."""
+    with _netlink() as ip:
+        ip.link("set", index=_index(ip, device), master=_index(ip, bridge), state="up")
+
+
+def bring_up(device: str) -> None:
+    """A device goes up."""
+    with _netlink() as ip:
+        ip.link("set", index=_index(ip, device), state="up")
+
+
+def remove_device(device: str) -> None:
+    """One that is not there is as good."""
+    with _netlink() as ip, contextlib.suppress(FileNotFoundError):
+        ip.link("delete", index=_index(ip, device))
+
+
+def add_address(device: str, address: str) -> None:
+    """One that is there already stays as it is."""
+    text, _, length = address.partition("/")
+    with contextlib.suppress(FileExistsError), _netlink() as ip:
+        ip.addr("add", index=_index(ip, device), family=_family(text), address=text, prefixlen=int(length))
+
+
+def remove_address(device: str, address: str) -> None:
+    """One that is not there is as good."""
+    text, _, length = address.partition("/")
+    with _gone_is_good(), _netlink() as ip:
+        ip.addr("delete", index=_index(ip, device), family=_family(text), address=text, prefixlen=int(length))
+
+
+def set_default_route(device: str, gateway: str) -> None:
+    """In place of another on the device; the gateway need not be in a subnet of it."""
+    with _netlink() as ip:
+        ip.route("replace", **_route(ip, device, gateway), flags=_ONLINK)
+
+
+def remove_default_route(device: str, gateway: str) -> None:
+    """One that is not there is as good."""
+    with _gone_is_good(), _netlink() as ip:
+        ip.route("delete", **_route(ip, device, gateway))
+
+
+def set_sysctl(name: str, value: str) -> None:
+    """A value below /proc/sys/net, of this thread's namespace; kernels without it do without."""
+    with contextlib.suppress(FileNotFoundError):
+        (_SYSCTLS / name).write_text(value)
+
+
+def _route(ip: Any, device: str, gateway: str) -> dict[str, Any]:
+    family = _family(gateway)
+    anywhere = "0.0.0.0/0" if family == socket.AF_INET else "::/0"
+    return {"dst": anywhere, "gateway": gateway, "oif": _index(ip, device), "family": family}
+
+
+def _family(address: str) -> int:
+    return _FAMILIES[6 if ":" in address else 4]
+
+
+def _index(ip: Any, device: str) -> int:
+    found = ip.link_lookup(ifname=device)
+    if not found:
+        raise FileNotFoundError(2, "there is no such device", device)
+    index: int = found[0]
+    return index
+
+
+@contextlib.contextmanager
+def _netlink() -> Iterator[Any]:
+    """Netlink, in the namespace of this thread."""
+    try:
+        with IPRoute() as ip:
+            yield ip
+    except NetlinkError as error:
+        raise OSError(error.code, error.args[-1]) from None
+
+
+@contextlib.contextmanager
+def _gone_is_good() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise

@@ -1,0 +1,115 @@
+"""What is there, in one namespace and around it. Changes nothing."""
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mdmw.node import firewall, kernel
+from mdmw.node.actions import Ours
+from mdmw.node.kernel import Device
+from mdmw.node.wanted import Places, Wanted
+
+_PID_DIGITS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """`host`: devices of the host. `rules_set`: whether the wanted rules are there, exactly.
+
+    `sysctls` and `files` have None for what does not exist; `dnsmasq` is the command line of the
+    running one, or None.
+    """
+
+    exists: bool = False
+    ours: Ours = field(default_factory=Ours)
+    host: Mapping[str, Device] = field(default_factory=dict)
+    devices: Mapping[str, Device] = field(default_factory=dict)
+    routes: frozenset[tuple[str, str]] = frozenset()
+    sysctls: Mapping[str, str | None] = field(default_factory=dict)
+    rules_set: bool = True
+    files: Mapping[Path, str | None] = field(default_factory=dict)
+    dnsmasq: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Within:
+    """What only a thread in the namespace can see."""
+
+    devices: Mapping[str, Device] = field(default_factory=dict)
+    routes: frozenset[tuple[str, str]] = frozenset()
+    sysctls: Mapping[str, str | None] = field(default_factory=dict)
+    rules_set: bool = False
+
+
+def observe(wanted: Wanted, places: Places, host: Mapping[str, Device]) -> Observed:
+    """As far as it matters for what is wanted; raises OSError and `CommandError`."""
+    exists = kernel.is_whole(wanted.namespace)
+    within = kernel.inside(wanted.namespace, lambda: _within(wanted, places)) if exists else _Within()
+    dnsmasq = wanted.dnsmasq or wanted.neutron_options
+    directory = dnsmasq.directory if dnsmasq else places.state / wanted.namespace
+    return Observed(
+        exists=exists,
+        ours=read_marker(places.marker(wanted.namespace)),
+        host=host,
+        devices=within.devices,
+        routes=within.routes,
+        sysctls=within.sysctls,
+        rules_set=within.rules_set,
+        files={path: _text(path) for path in _files(wanted)},
+        dnsmasq=_dnsmasq(directory),
+    )
+
+
+def _within(wanted: Wanted, places: Places) -> _Within:
+    return _Within(
+        devices=kernel.devices(),
+        routes=kernel.default_routes() if wanted.wires else frozenset(),
+        sysctls={name: kernel.sysctl(name) for name in wanted.sysctls},
+        rules_set=wanted.rules is None or firewall.is_set(places.firewall, wanted.rules),
+    )
+
+
+def _files(wanted: Wanted) -> list[Path]:
+    if wanted.dnsmasq:
+        return [path for path, _ in wanted.dnsmasq.files]
+    return [wanted.neutron_options.path] if wanted.neutron_options else []
+
+
+def read_marker(path: Path) -> Ours:
+    """What a file says that we made; nothing if there is no such file."""
+    text = _text(path)
+    if text is None:
+        return Ours()
+    try:
+        content = json.loads(text)
+        lost = content["lost_ipv6"]
+        return Ours(frozenset(map(str, content["things"])), None if lost is None else float(lost))
+    except (ValueError, LookupError, TypeError):
+        raise OSError(f"{path}: cannot be understood; remove it, and what it spoke of by hand") from None
+
+
+def process_id(pid_file: Path) -> int | None:
+    """What a pid file says; the process may be dead, or another by now."""
+    text = (_text(pid_file) or "").strip()
+    return int(text) if text.isdecimal() and len(text) < _PID_DIGITS else None
+
+
+def command_line(pid: int) -> tuple[str, ...] | None:
+    """Of a living process."""
+    raw = _text(Path(f"/proc/{pid}/cmdline"))
+    return tuple(raw.rstrip("\0").split("\0")) if raw else None
+
+
+def _dnsmasq(directory: Path) -> tuple[str, ...] | None:
+    """Its command line, if the process in the pid file is one that works in `directory` (P-12)."""
+    pid = process_id(directory / "pid")
+    found = None if pid is None else command_line(pid)
+    return found if any(f"{directory}/" in word for word in found or ()) else None
+
+
+def _text(path: Path) -> str | None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, ProcessLookupError):
+        return path.read_text(errors="replace")
+    return None

@@ -1,0 +1,102 @@
+"""What a plan means for one namespace, DHCP or router alike."""
+
+import ipaddress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from mdmw.node.actions import Firewall
+from mdmw.node.dnsmasq import Dnsmasq, NeutronOptions, dnsmasq
+from mdmw.node.plan import DhcpPlan, Plan, RouterPlan, Wire
+from mdmw.node.rules import RouterRules
+from mdmw.records import METADATA_ADDRESS, METADATA_ADDRESS_V6
+
+_METADATA = (METADATA_ADDRESS, METADATA_ADDRESS_V6)
+_NONLOCAL_BIND = {"ipv4/ip_nonlocal_bind": "1"}  # P-3; the listeners ask for it themselves (IP_FREEBIND)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where things are on this node, and with what they are made.
+
+    `neutron_dhcp` is the directory in which Neutron's DHCP agent keeps one for each network;
+    None leaves its files alone.
+    """
+
+    state: Path = Path("/var/lib/mdmw/node")
+    neutron_dhcp: Path | None = None
+    firewall: Firewall = "nftables"
+
+    def marker(self, namespace: str) -> Path:
+        """The file that says what we made."""
+        return self.state / f"{namespace}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What must be in a namespace; one of which nothing is wanted has only its name.
+
+    `wires`: devices of ours; without any, namespace and devices are somebody else's, and must be
+    there. `addresses`: device -> addresses with prefix length, in order. `gateways`: (device, address).
+    """
+
+    namespace: str
+    wires: tuple[Wire, ...] = ()
+    addresses: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    gateways: frozenset[tuple[str, str]] = frozenset()
+    sysctls: dict[str, str] = field(default_factory=dict)
+    rules: RouterRules | None = None
+    dnsmasq: Dnsmasq | None = None
+    neutron_options: NeutronOptions | None = None
+
+
+def wanted(plan: Plan, places: Places) -> dict[str, Wanted]:
+    """By namespace. Two DHCP ports of a network share one (LP#1989979)."""
+    found: dict[str, Wanted] = {}
+    for one in [*(_dhcp(dhcp, places) for dhcp in plan.dhcp), *map(_router, plan.routers)]:
+        same = found.get(one.namespace, one)
+        found[one.namespace] = replace(one, addresses=same.addresses | one.addresses)
+    return found
+
+
+def _dhcp(plan: DhcpPlan, places: Places) -> Wanted:
+    if plan.wire is None or plan.server is None:
+        neutron = places.neutron_dhcp / plan.network_id if places.neutron_dhcp else None
+        return Wanted(
+            plan.namespace,
+            addresses={plan.device: tuple(text for text in plan.addresses if _address(text) in _METADATA)},
+            sysctls=_NONLOCAL_BIND if plan.listeners else {},
+            neutron_options=NeutronOptions(neutron, plan.options) if neutron else None,
+        )
+    own = {_address(text) for text in plan.addresses}
+    has_dhcp = bool(plan.server.ranges)
+    return Wanted(
+        plan.namespace,
+        wires=(plan.wire,),
+        addresses={plan.device: plan.addresses},
+        gateways=frozenset((plan.device, gateway) for gateway in plan.gateways if gateway not in own),
+        sysctls={
+            **_NONLOCAL_BIND,
+            "ipv6/conf/default/accept_ra": "0",
+            f"ipv6/conf/{plan.device}/accept_ra": "0",
+        },
+        dnsmasq=dnsmasq(plan, plan.server, places.state / plan.namespace) if has_dhcp else None,
+    )
+
+
+def _router(plan: RouterPlan) -> Wanted:
+    if not plan.wires:
+        return Wanted(plan.namespace, rules=plan.rules)
+    addresses: dict[str, tuple[str, ...]] = {wire.device: () for wire in plan.wires}
+    for device, address in plan.addresses:
+        addresses[device] += (address,)
+    return Wanted(
+        plan.namespace,
+        wires=plan.wires,
+        addresses=addresses,
+        sysctls={"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1"},
+        rules=plan.rules,
+    )
+
+
+def _address(text: str) -> str:
+    return str(ipaddress.ip_interface(text).ip)
