@@ -8,7 +8,6 @@ only remembered makes it ask again (R-11, R-12).
 Place: after source-identify. The resolver is a plug-in (`mdmw.resolvers`).
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
@@ -57,7 +56,7 @@ class InstanceResolve(Filter):
             self._recall(self._cache, environ)
 
     def _recall(self, cache: Caching, environ: Environ) -> None:
-        began = time.monotonic()
+        began = cache.clock()
         answer = cache.find(environ[SOURCE], stale=environ.get("REQUEST_METHOD") in _SAFE_METHODS)
         environ[INSTANCE] = answer.identified()
         if answer.as_of < began:

@@ -4,7 +4,6 @@ The address may be another guest's by now. Nothing of the first answer is sent b
 known; then it is that answer, or the one for the right instance.
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
@@ -33,7 +32,7 @@ class SecondLook:
         remembered: Answer | None = environ.pop(REMEMBERED, None)
         if remembered is None:
             return self._app(environ, start_response)
-        young = time.monotonic() - remembered.as_of < _YOUNG
+        young = self._cache.clock() - remembered.as_of < _YOUNG
         if young and remembered.sure:  # its MAC proves it; a boot has three or four such 404s
             return self._app(environ, start_response)
         before = environ.copy()

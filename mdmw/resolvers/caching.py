@@ -7,6 +7,7 @@ gets a 404 for an older one can ask `again`.
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -92,7 +93,7 @@ class Caching:
         self._limits = limits
         self._idle = limits.idle
         self._shared = shared
-        self._clock = clock
+        self.clock = clock
         self._back_end = BackEnd(resolver, clock)
         keep = limits.expiration + limits.stale
         self._snapshots = Snapshots(self._back_end, keep, shared, group, clock)
@@ -111,7 +112,7 @@ class Caching:
         `stale`: rather than fail, an answer that expired a while ago will do (R-13).
         Raises `Unavailable` and `Contradiction`.
         """
-        now = self._clock()
+        now = self.clock()
         scope = source.scope
         key = (scope.kind, scope.id, source.address, source.mac)
         answer = self._answers.get(key)
@@ -137,7 +138,7 @@ class Caching:
 
     def again(self, source: Source) -> Answer:
         """What the back end says now (R-11); shared with those who asked before the asking began."""
-        now = self._clock()
+        now = self.clock()
         scope = source.scope
         key = (scope.kind, scope.id, source.address, source.mac)
         known = self._snapshots.known(scope)
@@ -163,8 +164,11 @@ class Caching:
         fact = self._snapshots.get(scope, now - oldest)
         answer = self._read(fact, source, now, old)
         if answer is None and scope in self._asked_alone and _is_small(fact):
-            # Several are not in it: cheaper, and bounded, to fetch them together.
-            answer = self._read(self._snapshots.get(scope, now), source, now)
+            # Several are not in it: cheaper, and bounded, to fetch them together. The next one has
+            # most of them, also if its flight began before this request.
+            newer = self._snapshots.get(scope, math.nextafter(fact.as_of, math.inf))
+            answer = self._read(newer, source, now, old)
+            answer = answer or self._read(self._snapshots.get(scope, now), source, now, old)
         return answer
 
     def _read(
@@ -200,7 +204,7 @@ class Caching:
         shared = self._shared.instance(key, since) if self._shared else None
         if shared is not None:
             return Fact(shared.value, shared.as_of)
-        began = self._clock()
+        began = self.clock()
         found = self._back_end.instance(source)
         if self._shared and isinstance(found, Instance):
             self._shared.save_instance(key, found, began)

@@ -22,8 +22,8 @@ class ChainResolver:
     be known there is what counts (`Unavailable`). Only the first one is prefetched from.
     """
 
-    contract_version = 1
-    options: ClassVar[list[cfg.Opt]] = [
+    contract_version: ClassVar[int] = 1
+    options: ClassVar[Sequence[cfg.Opt]] = [
         cfg.ListOpt(
             "chain",
             help="Resolvers to ask in turn, for example: neutron, inventory. Their options go into the "
