@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -140,12 +139,16 @@ def _turn(stopped: threading.Event) -> Iterator[bool]:
     if not directory:
         yield True
         return
-    with (Path(directory) / "state-report.lock").open("ab") as file:
-        while not _is_locked(file.fileno()):
+    # The directory itself, since who makes a file in it may be root still.
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        while not _is_locked(fd):
             if stopped.wait(_TURN):
                 yield False
                 return
         yield True
+    finally:
+        os.close(fd)
 
 
 def _is_locked(fd: int) -> bool:

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 
 import neutron_rpc_server
 import pytest
@@ -80,7 +80,7 @@ def test_what_neutron_is_told(rabbit, reports, files, reporting):
     assert first.pop("start_flag") is True
     assert first.pop("uuid") != second.pop("uuid")
     ages = [datetime.fromisoformat(report.pop("time")) for report in (first, second)]
-    assert abs((ages[0] - datetime.utcfromtimestamp(time.time())).total_seconds()) < PATIENCE
+    assert abs((ages[0] - datetime.now(UTC).replace(tzinfo=None)).total_seconds()) < PATIENCE
     assert ages[0] < ages[1]
     assert first == second
     assert first == {
@@ -188,6 +188,12 @@ def test_options_that_cannot_be_used_stop_nothing(files, caplog, line, said):
     assert start_reporting(files(*lines), SOCKET) is None
     assert "no state report: state-report: [AGENT]: " in caplog.text
     assert said in caplog.text
+
+
+def test_no_directory_of_the_group_stops_nothing(files, reporting, caplog, tmp_path, monkeypatch):
+    monkeypatch.setenv(GROUP_DIRECTORY, str(tmp_path / "none"))
+    reporting(files(*often("rabbit://neutron:secret@h/")))
+    wait_for_line(caplog, "no state report: [Errno 2]")
 
 
 def test_without_oslo_messaging(files, reporting, caplog, monkeypatch):
