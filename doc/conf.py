@@ -12,7 +12,7 @@ copyright = "the mdmw authors"
 release = version = version_of("mdmw")
 
 extensions = ["generated"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "**.inc.rst"]
 nitpicky = True
 highlight_language = "none"
 smartquotes = False  # help texts have JSON in them

@@ -15,7 +15,7 @@ from oslo_config import cfg
 from sphinx.util.docutils import SphinxDirective
 
 from mdmw.cli.main import build_parser
-from mdmw.wsgi.catalogue import OPTIONS
+from mdmw.wsgi.catalogue import OPTIONS, RESOLVERS
 
 ROOT = Path(__file__).parents[2]
 _TYPES = {
@@ -60,10 +60,13 @@ class _Generated(SphinxDirective):
 
 
 class Options(_Generated):
-    """The options of a filter."""
+    """The options of a filter, or of a resolver."""
+
+    final_argument_whitespace = True
 
     def parts(self) -> dict[str, list[str]]:
-        return {name: _listed(map(_option, options)) for name, options in OPTIONS.items()}
+        sections = {**OPTIONS, **{f"resolver = {name}": options for name, options in RESOLVERS.items()}}
+        return {name: _listed(map(_option, options)) for name, options in sections.items()}
 
 
 def _option(opt: cfg.Opt) -> tuple[str, str, list[str]]:

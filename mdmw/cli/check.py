@@ -67,8 +67,7 @@ def _options(stage: pipelines.Stage) -> dict[str, str]:
 
 def _known_options(stage: pipelines.Stage) -> Sequence[cfg.Opt] | None:
     if stage.entry_point == "instance-resolve":
-        kind, _ = instance_resolve.load_section(stage.global_conf, stage.local_conf)
-        return [*instance_resolve.OPTIONS, *kind.options]
+        return instance_resolve.section_options(stage.global_conf, stage.local_conf)[1]
     return catalogue.OPTIONS.get(stage.entry_point)
 
 

@@ -12,13 +12,15 @@ from mdmw.filters import (
     nova_forward,
     source_identify,
 )
+from mdmw.resolvers.auto import AutoResolver
+from mdmw.resolvers.chain import ChainResolver
 from mdmw.resolvers.inventory import InventoryResolver
 from mdmw.responder import app as responder
 
-#: Entry point name -> its options. Those of other resolvers join instance-resolve at load.
+#: Entry point name -> its options. Those of the resolver join instance-resolve at load.
 OPTIONS: dict[str, Sequence[cfg.Opt]] = {
     "source-identify": source_identify.OPTIONS,
-    "instance-resolve": [*instance_resolve.OPTIONS, *InventoryResolver.options],
+    "instance-resolve": instance_resolve.OPTIONS,
     "hmac-sign": hmac_sign.OPTIONS,
     "hmac-verify": hmac_verify.OPTIONS,
     "nova-forward": nova_forward.OPTIONS,
@@ -26,8 +28,15 @@ OPTIONS: dict[str, Sequence[cfg.Opt]] = {
     "responder": responder.OPTIONS,
 }
 
+#: Resolver -> its options. `auto` takes those of neutron and of neutron-rpc.
+RESOLVERS: dict[str, Sequence[cfg.Opt]] = {
+    "inventory": InventoryResolver.options,
+    "auto": AutoResolver.options,
+    "chain": ChainResolver.options,
+}
+
 
 def list_opts() -> list[tuple[None, list[cfg.Opt]]]:
     """For the entry point group `oslo.config.opts`: every option once, as in a `config_file`."""
-    by_name = {opt.dest: opt for options in OPTIONS.values() for opt in options}
+    by_name = {opt.dest: opt for options in (*RESOLVERS.values(), *OPTIONS.values()) for opt in options}
     return [(None, [by_name[name] for name in sorted(by_name)])]
