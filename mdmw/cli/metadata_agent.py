@@ -33,9 +33,12 @@ LOG = logging.getLogger(__name__)
 
 PROGRAM = "mdmw-metadata-agent"
 
+_STATE_PATH = cfg.StrOpt("state_path", default="/var/lib/neutron", help="Where Neutron keeps its state.")
+_SOCKET = cfg.StrOpt(
+    "metadata_proxy_socket", default="$state_path/metadata_proxy", help="Unix socket to listen on."
+)
 OPTIONS = [
-    cfg.StrOpt("state_path", default="/var/lib/neutron", help="Where Neutron keeps its state."),
-    cfg.StrOpt("metadata_proxy_socket", help="Unix socket; default: $state_path/metadata_proxy."),
+    _STATE_PATH,
     cfg.StrOpt(
         "metadata_proxy_socket_mode",
         default=DEDUCE,
@@ -128,9 +131,7 @@ class Agent:
 
     def _read(self) -> SimpleNamespace:
         settings = options.load(PROGRAM, [*OPTIONS, *daemon_log.OPTIONS], self._files, self._options)
-        settings.metadata_proxy_socket = (
-            settings.metadata_proxy_socket or f"{settings.state_path}/metadata_proxy"
-        )
+        settings.metadata_proxy_socket = _socket_path(settings)
         return settings
 
     def _load(self, settings: SimpleNamespace) -> App:
@@ -161,6 +162,16 @@ class Agent:
 def _global_conf(given: Mapping[str, Any]) -> dict[str, str]:
     files = given.get("config_file") or [path for path in _STANDARD_FILES if Path(path).exists()]
     return {"config_file": ",".join(files), "config_dir": ",".join(given.get("config_dir", []))}
+
+
+def _socket_path(settings: SimpleNamespace) -> str:
+    """The files may say $state_path, which the command line may say."""
+    conf = settings.config.parse(PROGRAM, [_STATE_PATH, _SOCKET])
+    conf.set_override("state_path", settings.state_path)
+    try:
+        return str(conf.metadata_proxy_socket)
+    except cfg.Error as error:
+        raise options.refuse(settings, "metadata_proxy_socket", " ".join(str(error).split())) from None
 
 
 def _listen(settings: SimpleNamespace, agent: Ids) -> AgentSocket:

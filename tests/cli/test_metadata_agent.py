@@ -110,7 +110,9 @@ def test_a_directory_of_files_and_all_the_log_options(nova, tmp_path):
     assert LISTENING in log.read_text()
 
 
-def test_the_state_path_of_the_command_line(nova, tmp_path):
+@pytest.mark.parametrize("said", [{}, {"metadata_proxy_socket": "$state_path/metadata_proxy"}], ids=str)
+def test_the_state_path_of_the_command_line(nova, tmp_path, said):
+    """The default of metadata_proxy_socket, and as the sample file of Neutron writes it."""
     write_options(
         tmp_path / "metadata_agent.ini",
         {
@@ -118,7 +120,8 @@ def test_the_state_path_of_the_command_line(nova, tmp_path):
             "metadata_proxy_shared_secret": "s3cret",
             "resolver": "inventory",
             "inventory_file": INVENTORY,
-        },
+        }
+        | said,
     )
     command = [AGENT, "--config-file", tmp_path / "metadata_agent.ini", "--state_path", tmp_path / "state"]
     with running(command, LISTENING):
@@ -141,6 +144,7 @@ def test_the_state_path_of_the_command_line(nova, tmp_path):
         ([], {"metadata_backlog": 0}, "'metadata_backlog'"),
         ([], {"metadata_proxy_socket_mode": "0666"}, "'metadata_proxy_socket_mode'"),
         ([], {"metadata_proxy_user": "nobody-of-this-name"}, "'nobody-of-this-name'"),
+        ([], {"metadata_proxy_socket": "$nowhere/socket"}, "'metadata_proxy_socket': "),
         ([], {"metadata_proxy_socket": "/proc/socket"}, "'metadata_proxy_socket': /proc/socket: "),
         ([], {"metadata_proxy_socket": "/tmp/" + "x" * 120}, "AF_UNIX path too long"),
         ([], {"metadata_proxy_shared_secret": []}, "a secret is required"),
