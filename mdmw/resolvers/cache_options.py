@@ -9,6 +9,7 @@ from typing import Any
 
 from oslo_config import cfg
 
+from mdmw.errors import ConfigError
 from mdmw.options import refuse
 from mdmw.resolvers.caching import Caching, Limits
 from mdmw.resolvers.contract import Resolver
@@ -92,7 +93,7 @@ _NEUTRON = [
 
 def cached(resolver: Resolver, settings: SimpleNamespace) -> Resolver:
     """`resolver` behind a cache, unless the options say no or it has no use for one; raises `ConfigError`."""
-    neutron = settings.config.parse(settings.place, _NEUTRON, "cache").cache
+    neutron = _of_neutron(settings)
     enabled = _first(settings.cache_enabled, neutron.enabled, True)
     if not enabled or getattr(resolver, "cheap", False):
         return resolver
@@ -106,13 +107,26 @@ def cached(resolver: Resolver, settings: SimpleNamespace) -> Resolver:
     keep = limits.expiration + limits.stale
     group = _group(settings)
     if _backend(settings, neutron) == _MEMCACHED:
-        arguments = _memcached_arguments(settings, neutron) | {"expire": int(keep) + 1}
-        shared = Shared("mdmw.memcached", arguments, time.time, _CLOCKS_DIFFER)
+        shared = _through_memcached(settings, neutron, keep)
     elif group:
         shared = Shared("mdmw.directory", {"path": group.directory, "keep": keep}, time.monotonic)
     else:
         shared = None
     return Caching(resolver, limits, shared, group)
+
+
+def _of_neutron(settings: SimpleNamespace) -> SimpleNamespace:
+    conf = settings.config.parse(settings.place, _NEUTRON, "cache")
+    values = {}
+    for opt in _NEUTRON:
+        try:
+            values[opt.dest] = conf.cache[opt.dest]
+        except (cfg.Error, ValueError):
+            where = ", ".join([*settings.config.files, *settings.config.directories])
+            raise ConfigError(
+                f"{settings.place}: {where}: option {opt.dest!r} in [cache]: the value is not allowed"
+            ) from None
+    return SimpleNamespace(**values)
 
 
 def _group(settings: SimpleNamespace) -> Group | None:
@@ -125,7 +139,7 @@ def _group(settings: SimpleNamespace) -> Group | None:
         raise refuse(settings, f"${GROUP_VARIABLE}", str(error)) from None
 
 
-def _backend(settings: SimpleNamespace, neutron: Any) -> str:
+def _backend(settings: SimpleNamespace, neutron: SimpleNamespace) -> str:
     if settings.cache_backend:
         name = settings.cache_backend
     else:
@@ -139,7 +153,7 @@ def _backend(settings: SimpleNamespace, neutron: Any) -> str:
     return str(name)
 
 
-def _memcached_arguments(settings: SimpleNamespace, neutron: Any) -> dict[str, Any]:
+def _through_memcached(settings: SimpleNamespace, neutron: SimpleNamespace, keep: float) -> Shared:
     given = settings.cache_backend_argument
     pairs = [text.partition(":") for text in _first(given, neutron.backend_argument, [])]
     arguments = {name.strip(): value.strip() for name, _, value in pairs}
@@ -155,7 +169,12 @@ def _memcached_arguments(settings: SimpleNamespace, neutron: Any) -> dict[str, A
         timeout = 0.0
     if not 0 < timeout <= 60:
         raise refuse(settings, "cache_backend_argument", "socket_timeout is a number of seconds above 0")
-    return {"url": [_server(text.strip()) for text in servers], "timeout": timeout}
+    urls = [_server(text.strip()) for text in servers]
+    final = {"url": urls, "timeout": timeout, "expire": int(keep) + 1}
+    try:
+        return Shared("mdmw.memcached", final, time.time, _CLOCKS_DIFFER)
+    except ValueError as error:
+        raise refuse(settings, "cache_backend_argument", f"url {', '.join(urls)}: {error}") from None
 
 
 def _server(text: str) -> str:

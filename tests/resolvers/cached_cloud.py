@@ -6,6 +6,7 @@ from collections import Counter
 from mdmw.errors import Unavailable
 from mdmw.records import Instance, Scope, Source
 from mdmw.resolvers.caching import Caching, Limits
+from mdmw.resolvers.chain import ChainResolver
 from mdmw.resolvers.matching import ROUTER_INTERFACE_OWNERS, Port
 from mdmw.resolvers.ports import PortResolver
 
@@ -97,6 +98,13 @@ class AlonePorts:
 
     def resolve(self, source, *, fresh=False):
         return self._resolver.resolve(source)
+
+
+class ChainOf(ChainResolver):
+    """A chain of resolvers that have no names."""
+
+    def __init__(self, *members):
+        self._members = members
 
 
 def cache(cloud, clock=None, prefetching=True, limits=None, **more):
