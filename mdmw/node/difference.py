@@ -121,10 +121,10 @@ def _without_lost(wanted: Wanted, observed: Observed, now: float) -> tuple[Wante
 def _things(wanted: Wanted, observed: Observed, places: Places) -> frozenset[str]:
     """What is ours once all is done. What is in a namespace of ours goes with it."""
     had = observed.ours.things
-    if wanted.wires:
-        devices = {f"device {wire.outer}" for wire in wanted.wires}
-        return frozenset({"namespace", *devices} | ({"dnsmasq"} if wanted.dnsmasq else set()))
     things = {f"rules {places.firewall}"} if wanted.rules else set()
+    if wanted.wires:
+        things |= {"namespace", *(f"device {wire.outer}" for wire in wanted.wires)}
+        return frozenset(things | ({"dnsmasq"} if wanted.dnsmasq else set()))
     for device, addresses in wanted.addresses.items():
         there = _states(observed.devices.get(device))
         for address in addresses:

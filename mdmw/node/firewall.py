@@ -6,8 +6,8 @@ All of it acts in the namespace of the calling thread, and raises `CommandError`
 import re
 import subprocess
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
+from mdmw.node import kernel
 from mdmw.node.actions import Firewall
 from mdmw.node.namespaces import CommandError, run
 from mdmw.node.rules import TABLE, RouterRules, iptables, nftables, nftables_comments
@@ -76,8 +76,8 @@ def _nftables_now() -> dict[str, list[str]] | None:
 
 
 def _versions() -> tuple[int, ...]:
-    """IPv6 may be switched off in the kernel, and then ip6tables does not work."""
-    return (4, 6) if Path("/proc/sys/net/ipv6").exists() else (4,)
+    """A kernel without IPv6 has no ip6tables."""
+    return (4, 6) if kernel.sysctl("ipv6/conf/all/disable_ipv6") is not None else (4,)
 
 
 def _iptables_wanted(rules: RouterRules, version: int) -> dict[str, tuple[list[str], int]]:

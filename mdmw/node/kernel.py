@@ -100,6 +100,11 @@ def remove_namespace(namespace: str) -> None:
         netns.remove(namespace)
 
 
+def has_ipv6() -> bool:
+    """Whether this kernel does IPv6, and is not told not to."""
+    return sysctl("ipv6/conf/all/disable_ipv6") == "0"
+
+
 # --- what is there ----------------------------------------------------------------------
 
 

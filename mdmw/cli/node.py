@@ -1,0 +1,68 @@
+"""`mdmw node plan` and `mdmw node apply`: what the namespaces of this host need, and to give it to them."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from mdmw.cli.common import add_json
+from mdmw.errors import ConfigError
+
+
+def add_parser(commands: Any) -> None:
+    """`mdmw node plan|apply`."""
+    parser = commands.add_parser(
+        "node",
+        help="plan and apply what the namespaces of a network node need",
+        description="Addresses, routes, rules and DHCP, so that 169.254.169.254 answers.",
+    )
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    show = actions.add_parser(
+        "plan",
+        help="print the plan, and what is not so yet",
+        description="Print what must be there and what would be done, without touching anything. Without "
+        "root it says what it could not see. Status 0: all is so; 1: something is to be done.",
+    )
+    _add_source(show)
+    add_json(show)
+    show.set_defaults(run=_command("show"))
+    apply = actions.add_parser(
+        "apply",
+        help="make it so",
+        description="Make it so, and print what was done. A second run does nothing, and says so. Status 1: "
+        "not all of it could be done.",
+    )
+    _add_source(apply)
+    apply.add_argument("--once", action="store_true", required=True, help="once; mdmw-node does it for ever")
+    apply.set_defaults(run=_command("apply"))
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--file", metavar="FILE", help="inventory that says what there is, without Neutron")
+    parser.add_argument(
+        "--config-file",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="options, as in Neutron's dhcp_agent.ini and l3_agent.ini; may be repeated, the last wins",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option, before those of the files; may be repeated",
+    )
+
+
+def _command(name: str) -> Callable[[argparse.Namespace, argparse.ArgumentParser], int]:
+    """A function of `mdmw.cli.node_commands`, which needs what only network nodes have installed."""
+
+    def run(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> int:
+        try:
+            from mdmw.cli import node_commands
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"{error.name} is not installed; install mdmw[node]") from None
+        status: int = getattr(node_commands, name)(arguments)
+        return status
+
+    return run

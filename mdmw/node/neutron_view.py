@@ -1,0 +1,193 @@
+"""The view of a node beside Neutron, by Neutron's REST API.
+
+Read anew as a whole each time. Any fault is `Unavailable`, so that half an answer is never taken
+for a cloud in which the other half is gone.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
+
+import requests
+
+from mdmw.errors import Unavailable
+from mdmw.node.view import Router, Subnet, View
+from mdmw.records import is_uuid
+from mdmw.resolvers.matching import ROUTER_INTERFACE_OWNERS
+from mdmw.resolvers.ports import port_of
+
+LOG = logging.getLogger(__name__)
+T = TypeVar("T")
+Query = list[tuple[str, str]]
+
+_DHCP_OWNER, _RESERVED = "network:dhcp", "reserved_dhcp_port"
+#: Of the ports of a network, those that the plan asks for.
+_OWNERS = (*ROUTER_INTERFACE_OWNERS, _DHCP_OWNER, "network:distributed")
+_PORT_FIELDS = ("id", "network_id", "mac_address", "device_id", "device_owner", "project_id", "fixed_ips")
+_NETWORK_FIELDS = ("id", "admin_state_up")
+_ROUTER_FIELDS = ("id", "ha", "distributed", "admin_state_up")
+_SUBNET_FIELDS = (
+    "id",
+    "network_id",
+    "cidr",
+    "gateway_ip",
+    "enable_dhcp",
+    "dns_nameservers",
+    "host_routes",
+    "segment_id",
+    "ipv6_address_mode",
+)
+_PAGE = 1000
+_MOST_PAGES = 200
+_IN_A_QUERY = 50  # ids; with 150 a URL is longer than 8 KiB (R-9)
+_PRIMARY = ("primary", "master")  # in the file that keepalived's state change monitor writes
+
+
+class NeutronView:
+    """Makes views of one host.
+
+    `get(path)` fetches what is below Neutron's address, and raises `Unavailable`. `ha_states` is the
+    directory in which the L3 agent keeps the state of each HA router.
+    """
+
+    def __init__(self, get: Callable[[str], requests.Response], host: str, ha_states: Path) -> None:
+        self._get = get
+        self._host = host
+        self._ha_states = ha_states
+
+    def read(self, namespaces: Collection[str]) -> View:
+        """What is on this host, where these namespaces are; raises `Unavailable`."""
+        local = map(
+            port_of,
+            self._all("ports", [*_owned_by([_DHCP_OWNER]), ("binding:host_id", self._host)], _PORT_FIELDS),
+        )
+        dhcp = [port for port in local if port.device_id != _RESERVED]
+        networks = self._up(sorted({port.network_id for port in dhcp}))
+        router_ids = sorted(
+            name.removeprefix("qrouter-")
+            for name in namespaces
+            if name.startswith("qrouter-") and is_uuid(name.removeprefix("qrouter-"))
+        )
+        routers = list(self._of_each("routers", "id", router_ids, [], _ROUTER_FIELDS, self._router))
+        interfaces = list(
+            self._of_each(
+                "ports",
+                "device_id",
+                [router.id for router in routers],
+                _owned_by(ROUTER_INTERFACE_OWNERS),
+                _PORT_FIELDS,
+                port_of,
+            )
+        )
+        ports = [*self._of_each("ports", "network_id", networks, _owned_by(_OWNERS), _PORT_FIELDS, port_of)]
+        known = sorted({*networks, *(port.network_id for port in interfaces)})
+        subnets = self._of_each("subnets", "network_id", known, [], _SUBNET_FIELDS, _subnet)
+        return View(
+            networks=tuple(networks),
+            subnets=tuple(subnets),
+            ports=tuple({port.id: port for port in [*ports, *interfaces]}.values()),
+            routers=tuple(routers),
+            dhcp_ports=frozenset(port.id for port in dhcp),
+        )
+
+    def _up(self, networks: Sequence[str]) -> list[str]:
+        """Those that are not switched off."""
+        found = self._of_each("networks", "id", networks, [], _NETWORK_FIELDS, lambda fields: fields)
+        return sorted(fields["id"] for fields in found if fields["admin_state_up"])
+
+    def _router(self, fields: Mapping[str, Any]) -> Router:
+        is_ha = bool(fields.get("ha"))
+        return Router(
+            id=fields["id"],
+            ha=is_ha,
+            distributed=bool(fields.get("distributed")),
+            is_primary=not is_ha or self._is_primary(fields["id"]),
+        )
+
+    def _is_primary(self, router_id: str) -> bool:
+        path = self._ha_states / router_id / "state"
+        try:
+            return path.read_text().strip() in _PRIMARY
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise Unavailable(f"the state of an HA router cannot be read: {error}") from None
+
+    def _of_each(
+        self,
+        kind: str,
+        name: str,
+        values: Sequence[str],
+        query: Query,
+        fields: Sequence[str],
+        make: Callable[[Mapping[str, Any]], T],
+    ) -> Iterator[T]:
+        """What has one of `values` as its `name`, piece by piece (R-9)."""
+        for start in range(0, len(values), _IN_A_QUERY):
+            piece = values[start : start + _IN_A_QUERY]
+            named = [(name, value) for value in piece]
+            for found in self._all(kind, [*named, *query], fields):
+                try:
+                    if found[name] in piece:  # whatever Neutron made of the question
+                        yield make(found)
+                except (KeyError, TypeError, AttributeError, ValueError):
+                    raise Unavailable(f"Neutron: one of the {kind} is in a form that is unknown") from None
+
+    def _all(self, kind: str, query: Query, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Every page (R-10); only the marker of a next link counts, so that it leads nowhere else."""
+        query = [*query, *(("fields", name) for name in fields), ("limit", str(_PAGE))]
+        markers: list[str] = []
+        while len(markers) < _MOST_PAGES:
+            page = self._page(kind, [*query, *(("marker", marker) for marker in markers[-1:])])
+            yield from page[kind]
+            marker = _next_marker(kind, page)
+            if marker is None:
+                return
+            if marker in markers:
+                break
+            markers.append(marker)
+        raise Unavailable(f"Neutron: a list of {kind} that has no end ({len(markers)} pages)")
+
+    def _page(self, kind: str, query: Query) -> dict[str, Any]:
+        response = self._get(f"/v2.0/{kind}?{urlencode(query, quote_via=quote, safe='')}")
+        if response.status_code != 200:
+            raise Unavailable(f"Neutron answers {response.status_code} to a query for {kind}")
+        try:
+            page = json.loads(response.content)
+        except (ValueError, RecursionError):
+            page = None
+        if isinstance(page, dict):
+            items = page.get(kind)
+            if isinstance(items, list) and all(isinstance(item, dict) for item in items):
+                return page
+        raise Unavailable(f"Neutron: an answer that is not a list of {kind}")
+
+
+def _owned_by(owners: Sequence[str]) -> Query:
+    return [("device_owner", owner) for owner in owners]
+
+
+def _subnet(fields: Mapping[str, Any]) -> Subnet:
+    return Subnet(
+        id=fields["id"],
+        network_id=fields["network_id"],
+        cidr=fields["cidr"],
+        gateway_ip=fields["gateway_ip"],
+        enable_dhcp=fields["enable_dhcp"],
+        dns_nameservers=tuple(fields["dns_nameservers"]),
+        host_routes=tuple((route["destination"], route["nexthop"]) for route in fields["host_routes"]),
+        segment_id=fields.get("segment_id"),
+        ipv6_address_mode=fields.get("ipv6_address_mode"),
+    )
+
+
+def _next_marker(kind: str, page: Mapping[str, Any]) -> str | None:
+    """Where the next page begins; None after the last one."""
+    try:
+        links = [link["href"] for link in page.get(f"{kind}_links") or () if link["rel"] == "next"]
+        return parse_qs(urlsplit(links[0]).query)["marker"][-1] if links else None
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise Unavailable("Neutron: a link to a next page that leads nowhere") from None

@@ -1,0 +1,123 @@
+"""The options of a network node: those of Neutron's dhcp_agent.ini and l3_agent.ini, and a few of ours."""
+
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+from oslo_config import cfg
+
+from mdmw import options
+from mdmw.inventory_file import load as load_inventory
+from mdmw.node import file_view, kernel
+from mdmw.node.actions import FIREWALLS
+from mdmw.node.neutron_view import NeutronView
+from mdmw.node.plan import Options
+from mdmw.node.view import View
+from mdmw.node.wanted import Places
+from mdmw.resolvers import credentials
+from mdmw.resolvers.keystone import Keystone
+from mdmw.resolvers.token_store import store_for
+from mdmw.upstream.settings import limit_options, limits_of
+
+_LARGEST_MARK = 0xFFFF
+
+_PLAN = [
+    cfg.BoolOpt("force_metadata", default=False, help="Every network with DHCP is served by its DHCP port."),
+    cfg.BoolOpt(
+        "enable_isolated_metadata",
+        deprecated_name="enable_isolated_metadata_proxy",
+        help="Networks without a router at their gateway are served by their DHCP port. "
+        "Default: false with Neutron, true with a file.",
+    ),
+    cfg.BoolOpt("enable_metadata_network", default=False, help="Serve routers by metadata access networks."),
+    cfg.BoolOpt("enable_metadata_proxy", default=True, help="Routers serve the networks behind them."),
+    cfg.PortOpt("metadata_port", default=9697, min=1, help="Where a router's guests arrive."),
+    cfg.StrOpt(
+        "metadata_access_mark",
+        default="0x1",
+        regex="^(0x[0-9a-fA-F]{1,4}|[0-9]{1,5})(/0x[fF]{1,4})?$",
+        help="The mark of packets to the metadata address, of 16 bits.",
+    ),
+    cfg.IntOpt("metadata_v4_prefixlen", default=32, min=16, max=32, help="16 as in 2013."),
+    cfg.BoolOpt("ha_proxy_always", default=False, help="HA routers are listened in on every node."),
+    cfg.IntOpt("dhcp_lease_duration", default=86400, min=120, help="Seconds; of our own dnsmasq."),
+    cfg.BoolOpt("ovs_use_veth", default=False, help="The device of a DHCP port is called ns-, not tap."),
+]
+
+OPTIONS = [
+    *_PLAN,
+    *credentials.OPTIONS,
+    *limit_options("neutron", read_timeout=30.0, total_timeout=60.0),
+    cfg.StrOpt(
+        "host", default=socket.gethostname(), sample_default="<host name>", help="As Neutron's agents."
+    ),
+    cfg.StrOpt("state_path", default="/var/lib/neutron", help="Where Neutron keeps its state."),
+    cfg.StrOpt("ha_confs_path", help="The L3 agent's files of HA routers; default: $state_path/ha_confs."),
+    cfg.StrOpt("dhcp_confs", help="The DHCP agent's files of networks; default: $state_path/dhcp."),
+    cfg.StrOpt("inventory", help="The file that says what there is, instead of Neutron."),
+    cfg.StrOpt("node_state_path", default=str(Places().state), help="Where mdmw keeps what it made."),
+    cfg.StrOpt("firewall", default=FIREWALLS[0], choices=FIREWALLS, help="By which rules are made."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What the options say: how to plan, where to apply, and `view`, which reads what there is.
+
+    `view` raises `Unavailable` when Neutron cannot be asked, and `ConfigError` for a file with a mistake.
+    """
+
+    options: Options
+    places: Places
+    view: Callable[[], View]
+
+
+def load(given: Mapping[str, str]) -> Node:
+    """From options by name, `config_file` and `config_dir` among them; raises `ConfigError`."""
+    settings = options.load("node", OPTIONS, {}, given)
+    state_path = Path(settings.state_path)
+    dhcp_confs = Path(settings.dhcp_confs) if settings.dhcp_confs else state_path / "dhcp"
+    places = Places(
+        state=Path(settings.node_state_path),
+        neutron_dhcp=None if settings.inventory else dhcp_confs,
+        firewall=settings.firewall,
+    )
+    return Node(
+        _options(settings), places, _of_file(settings) if settings.inventory else _of_neutron(settings)
+    )
+
+
+def _options(settings: SimpleNamespace) -> Options:
+    isolated = settings.enable_isolated_metadata
+    mark = int(settings.metadata_access_mark.partition("/")[0], 0)
+    if not 0 < mark <= _LARGEST_MARK:
+        raise options.refuse(settings, "metadata_access_mark", "a number from 1 to 0xffff is allowed")
+    return Options(
+        force_metadata=settings.force_metadata,
+        enable_isolated_metadata=bool(settings.inventory) if isolated is None else isolated,
+        enable_metadata_network=settings.enable_metadata_network,
+        enable_metadata_proxy=settings.enable_metadata_proxy,
+        metadata_port=settings.metadata_port,
+        metadata_access_mark=mark,
+        metadata_v4_prefixlen=settings.metadata_v4_prefixlen,
+        ha_proxy_always=settings.ha_proxy_always,
+        ipv6=kernel.has_ipv6(),
+        dhcp_lease_duration=settings.dhcp_lease_duration,
+        dhcp_device_prefix="ns-" if settings.ovs_use_veth else "tap",
+    )
+
+
+def _of_file(settings: SimpleNamespace) -> Callable[[], View]:
+    path = Path(settings.inventory)
+    return lambda: file_view.view(load_inventory(path), path)
+
+
+def _of_neutron(settings: SimpleNamespace) -> Callable[[], View]:
+    found = credentials.load(settings)
+    limits = limits_of(settings, "neutron")
+    keystone = Keystone(found, limits, store_for(found.plugin.get_cache_id(), settings.place))
+    ha_states = Path(settings.ha_confs_path or Path(settings.state_path) / "ha_confs")
+    source = NeutronView(keystone.get, settings.host, ha_states)
+    return lambda: source.read(kernel.namespaces())
