@@ -13,6 +13,10 @@ from typing import Any
 from mdmw.records import Environ
 
 LISTENER = "mdmw.listener"
+#: Of a server that knows it: the `Scope` of the guests that its listener is for.
+LISTENER_SCOPE = "mdmw.listener_scope"
+#: Of such a server: a function without arguments that tells the MAC of the peer, or None.
+LISTENER_MAC = "mdmw.listener_mac"
 _SO_NETNS_COOKIE = 71  # Linux 5.14, include/uapi/asm-generic/socket.h
 _COOKIE_BYTES = 8
 

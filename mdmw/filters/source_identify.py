@@ -22,7 +22,7 @@ from oslo_config import cfg
 from mdmw import wire
 from mdmw.boundary.base import App, Filter
 from mdmw.errors import BadRequest, ConfigError, Contradiction, Unavailable
-from mdmw.filters.listener import listener_keys
+from mdmw.filters.listener import LISTENER_MAC, LISTENER_SCOPE, listener_keys
 from mdmw.filters.neighbours import neighbour_mac
 from mdmw.options import load, refuse
 from mdmw.records import SOURCE, Environ, Scope, Source, is_uuid, normalise_address
@@ -35,7 +35,7 @@ OPTIONS = [
         required=True,
         choices=[
             ("fixed", "every guest is on the network or behind the router named here"),
-            ("listener", "the listener that accepted the connection tells, by listeners_file"),
+            ("listener", "the listener that accepted the connection tells: the server, or listeners_file"),
             ("relay", "a trusted proxy tells, in headers"),
         ],
         help="How the source is known.",
@@ -50,15 +50,17 @@ OPTIONS = [
     cfg.BoolOpt(
         "client_mac",
         default=False,
-        help="mode fixed: tell the agent the MAC of the guest, from the neighbour table of this process's "
-        "namespace. Finds guests whose IPv6 link-local address hides it (RFC 7217), and keeps an agent that "
-        "remembers addresses from mistaking a new guest for the one that had its address before.",
+        help="mode fixed and listener: tell the agent the MAC of the guest. Finds guests whose IPv6 "
+        "link-local address hides it (RFC 7217), and keeps an agent that remembers addresses from mistaking "
+        "a new guest for the one that had its address before. It is from the neighbour table of this "
+        "process's namespace; in mode listener from a server that knows it, which is mdmw-node.",
     ),
     cfg.StrOpt(
         "listeners_file",
         help='mode listener: JSON object from a listener to {"network": UUID} or {"router": UUID}, '
         'with "address" as above. A listener is "netns:COOKIE", "ADDRESS:PORT", "port:PORT", "unix:PATH" or '
-        "what the server puts into the environ as mdmw.listener. Read again when it changes.",
+        "what the server puts into the environ as mdmw.listener. Read again when it changes. Default: none; "
+        "mdmw-node needs none.",
     ),
     cfg.ListOpt(
         "relay_peers",
@@ -117,11 +119,14 @@ class Place:
         return _source(peer, self.scope, wire.forwarded_for(environ) is not None)
 
 
-def by_listener(table: ReloadingFile[Mapping[str, Place]]) -> Identify:
-    """The place is that of the listener that accepted the connection."""
+def by_listener(table: ReloadingFile[Mapping[str, Place]] | None) -> Identify:
+    """The place is that of the listener that accepted the connection; what the server says comes first."""
 
     def identify(environ: Environ) -> Source:
-        places = table.value()
+        scope = environ.get(LISTENER_SCOPE)
+        if isinstance(scope, Scope):
+            return Place(scope).source(environ)
+        places = table.value() if table else {}
         keys = listener_keys(environ)
         for key in keys:
             if key in places:
@@ -140,6 +145,17 @@ def with_mac(identify: Identify) -> Identify:
             return replace(source, mac=neighbour_mac(source.address))
         except OSError as error:
             raise Unavailable(f"the neighbour table cannot be read: {error}") from None
+
+    return seen
+
+
+def with_told_mac(identify: Identify) -> Identify:
+    """Adds the MAC that the server tells (R-8). The neighbours of this process may be other guests."""
+
+    def seen(environ: Environ) -> Source:
+        source = identify(environ)
+        ask = environ.get(LISTENER_MAC)
+        return replace(source, mac=ask()) if ask else source
 
     return seen
 
@@ -246,14 +262,15 @@ def _fixed(settings: SimpleNamespace) -> Identify:
 
 
 def _listener(settings: SimpleNamespace) -> Identify:
-    _only(settings, {"listeners_file"})
-    if not settings.listeners_file:
-        raise refuse(settings, "listeners_file", "mode listener needs it")
-    try:
-        table: ReloadingFile[Mapping[str, Place]] = ReloadingFile(settings.listeners_file, read_listeners)
-    except ConfigError as error:
-        raise refuse(settings, "listeners_file", str(error)) from None
-    return by_listener(table)
+    _only(settings, {"listeners_file", "client_mac"})
+    table: ReloadingFile[Mapping[str, Place]] | None = None
+    if settings.listeners_file:
+        try:
+            table = ReloadingFile(settings.listeners_file, read_listeners)
+        except ConfigError as error:
+            raise refuse(settings, "listeners_file", str(error)) from None
+    identify = by_listener(table)
+    return with_told_mac(identify) if settings.client_mac else identify
 
 
 def _relay(settings: SimpleNamespace) -> Identify:

@@ -1,25 +1,47 @@
-"""Network namespaces: making them, and opening sockets inside without moving there.
+"""Network namespaces: opening sockets inside without moving there, and running commands.
 
 A socket stays in the namespace in which it was created, so one process can
 listen in all of them while it lives outside (design 1).
 """
 
 import ctypes
+import fcntl
 import os
 import socket
 import subprocess
 import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mdmw.errors import MdmwError
 
+RUN_NETNS = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
-_RUN_NETNS = Path("/run/netns")
+_SIOCGSKNS = 0x894C  # linux/sockios.h: the namespace of a socket
+_TCP_SAVE_SYN = 27  # linux/tcp.h
+_WITH_LINK_HEADER = 2
+_IP_FREEBIND = 15  # linux/in.h
+_IPV6_FREEBIND = 78  # linux/in6.h
+_BACKLOG = 4096
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class CommandError(MdmwError):
     """`ip` or `nft` said no; the text is what it said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """Where to listen within a namespace. `device` limits it to one, as link-local addresses need."""
+
+    address: str
+    port: int
+    device: str | None = None
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{host}:{self.port}" + (f" on {self.device}" if self.device else "")
 
 
 def run(*words: str, stdin: str = "") -> None:
@@ -29,42 +51,112 @@ def run(*words: str, stdin: str = "") -> None:
         raise CommandError(f"{' '.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
 
 
-def listen(namespace: str, address: str, port: int, backlog: int = 4096) -> socket.socket:
+def listen(namespace: str, address: str, port: int) -> socket.socket:
     """A TCP socket listening at `address` in a named namespace; raises OSError."""
-    result: list[socket.socket | OSError] = []
-    # setns is per thread: a short-lived one moves, opens and ends.
-    thread = threading.Thread(target=lambda: result.append(_listen(namespace, address, port, backlog)))
+    descriptor = open_namespace(namespace)
+    try:
+        return listen_in(descriptor, [Bind(address, port)])[0]
+    finally:
+        os.close(descriptor)
+
+
+def open_namespace(name: str) -> int:
+    """A descriptor of a named namespace; raises OSError."""
+    return os.open(RUN_NETNS / name, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def listen_in(descriptor: int, binds: Sequence[Bind]) -> list[socket.socket]:
+    """TCP sockets listening in the namespace of `descriptor`, all of them or none; raises OSError.
+
+    The addresses need not be there yet. Accepted sockets have TCP_NODELAY, and
+    keep the SYN for `peer_mac`.
+    """
+    sockets: list[socket.socket] = []
+    errors: list[OSError] = []
+
+    def enter_and_open() -> None:
+        try:
+            _enter(descriptor)
+            for bind in binds:
+                sockets.append(_open(bind))  # noqa: PERF401 - what was opened before an error is closed below
+        except OSError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=enter_and_open)  # setns is per thread: this one moves and ends
     thread.start()
     thread.join()
-    opened = result[0]
-    if isinstance(opened, OSError):
-        raise opened
-    return opened
-
-
-def _listen(namespace: str, address: str, port: int, backlog: int) -> socket.socket | OSError:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
-        _enter(namespace)
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.bind((address, port))
-            sock.listen(backlog)
-        except OSError:
+    if errors:
+        for sock in sockets:
             sock.close()
-            raise
-    except OSError as error:
-        return error
+        raise errors[0]
+    return sockets
+
+
+def namespace_inode(descriptor: int) -> int:
+    """What tells one namespace from another, of a descriptor of it."""
+    return os.fstat(descriptor).st_ino
+
+
+def named_inode(name: str) -> int | None:
+    """The same of a named namespace; None when there is none of that name."""
+    try:
+        return (RUN_NETNS / name).stat().st_ino
+    except OSError:
+        return None
+
+
+def named_inodes() -> dict[int, str]:
+    """The names of all namespaces that have one, by inode."""
+    try:
+        names = [path.name for path in RUN_NETNS.iterdir()]
+    except OSError:
+        return {}
+    return {inode: name for name in names if (inode := named_inode(name))}
+
+
+def socket_inode(sock: socket.socket) -> int:
+    """The same of the namespace of a socket; raises OSError."""
+    descriptor = fcntl.ioctl(sock.fileno(), _SIOCGSKNS)
+    try:
+        return namespace_inode(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def has_its_device(sock: socket.socket) -> bool:
+    """False when the device that a socket is limited to is gone; one of the same name is another."""
+    try:
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16)
+    except OSError:
+        return False
+    return True
+
+
+def _open(bind: Bind) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in bind.address else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_SAVE_SYN, _WITH_LINK_HEADER)
+        place: tuple[str, int] | tuple[str, int, int, int] = (bind.address, bind.port)
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            place = (bind.address, bind.port, 0, socket.if_nametoindex(bind.device) if bind.device else 0)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+        if bind.device:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, bind.device.encode())
+        sock.bind(place)
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
     return sock
 
 
-def _enter(namespace: str) -> None:
-    descriptor = os.open(_RUN_NETNS / namespace, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if _libc.setns(descriptor, _CLONE_NEWNET):
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), namespace)
-    finally:
-        os.close(descriptor)
+def _enter(descriptor: int) -> None:
+    if _libc.setns(descriptor, _CLONE_NEWNET):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))

@@ -309,6 +309,30 @@ def test_what_the_server_puts_into_the_environ(table):
     assert source(pair, headers=[("mdmw.listener", "one"), ("Mdmw-Listener", "one")]) is None
 
 
+@pytest.mark.parametrize("with_table", [True, False])
+def test_the_scope_that_the_server_tells(table, with_table):
+    """1.7, W-5: `mdmw.listener_scope` counts before any table, and only as a record: no header is one."""
+    entries = {"listeners_file": table({"one": {"network": VICTIM}})} if with_table else {}
+    pair = identify(mode="listener", **entries)
+    told = {"mdmw.listener_scope": Scope("router", NETWORK), "mdmw.listener": "one"}
+    assert source(pair, **told).scope == Scope("router", NETWORK)
+    assert source(pair, **{"mdmw.listener_scope": f"network {VICTIM}"}) is None
+    forged = [("mdmw.listener_scope", VICTIM), ("Mdmw-Listener-Scope", f"network {VICTIM}")]
+    assert source(pair, headers=forged) is None
+
+
+def test_the_mac_that_the_server_tells():
+    """R-8: of the connection; without it none, since the neighbours of this process may be other guests."""
+    told = {"mdmw.listener_scope": Scope("network", NETWORK), "mdmw.listener_mac": lambda: MAC}
+    pair = identify(mode="listener", client_mac="true")
+    forged = [("X-Mdmw-Client-MAC", "00:00:00:00:00:01"), ("mdmw.listener_mac", "00:00:00:00:00:01")]
+    assert source(pair, headers=forged, **told).mac == MAC
+    del told["mdmw.listener_mac"]
+    assert source(pair, peer="fe80::1:2:3:4", headers=forged, **told).mac is None
+    told["mdmw.listener_mac"] = lambda: pytest.fail("was asked")
+    assert source(identify(mode="listener"), **told).mac is None
+
+
 def test_an_unknown_listener(table, connection, caplog):
     """400, and the log says which keys would have fitted."""
     pair = identify(mode="listener", listeners_file=table({}))
@@ -555,7 +579,6 @@ def refusal(**options):
         ),
         ({"mode": "fixed", "network_id": NETWORK, "relay_shared_secret": KEY}, ["relay_shared_secret"]),
         ({"mode": "fixed", "network_id": NETWORK, "relay_shared_secret_key_file": "/k"}, ["_key_file"]),
-        ({"mode": "listener"}, ["'listeners_file'", "needs it"]),
         ({"mode": "listener", "listeners_file": "/no/table"}, ["'listeners_file'", "/no/table"]),
         (
             {"mode": "listener", "listeners_file": "/x", "network_id": NETWORK},

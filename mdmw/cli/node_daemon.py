@@ -1,0 +1,100 @@
+"""`mdmw-node`: the daemon of a network node, one for all its namespaces."""
+
+import argparse
+import functools
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mdmw.cli.privileges import ids_of
+from mdmw.errors import ConfigError, MdmwError
+from mdmw.node.crew import PRELOADER
+from mdmw.node.keeper import Keeper, Settings
+from mdmw.node.spawn import Identity, spawn
+from mdmw.observe import log_to_stderr
+
+PROGRAM = "mdmw-node"
+RUN_DIRECTORY = "/run/mdmw"
+_MOST_WORKERS = 4
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; the CLI reference is made from it too."""
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Serve metadata in all network namespaces of this node. Needs root, which only opens "
+        "sockets; requests are answered by workers without privileges. When another is running, this one "
+        "takes over from it. SIGHUP reads the configuration again.",
+        epilog="Exit status: 0 ended by a signal, 2 wrong usage or configuration.",
+    )
+    parser.add_argument(
+        "--ini", metavar="FILE", default="/etc/mdmw/api-paste.ini", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--pipeline",
+        metavar="NAME",
+        default="proxy",
+        help="proxy, combined, or another; default: %(default)s",
+    )
+    parser.add_argument(
+        "--workers",
+        type=_between(1, _MOST_WORKERS),
+        default=min(2, os.cpu_count() or 1),
+        metavar="N",
+        help=f"processes that serve guests, at most {_MOST_WORKERS}; default: 2, or 1 with one CPU",
+    )
+    parser.add_argument(
+        "--connections",
+        type=_between(10, 100_000),
+        default=2000,
+        metavar="N",
+        help="connections of each worker; default: %(default)s",
+    )
+    parser.add_argument("--user", default="mdmw", help="user of the workers; default: %(default)s")
+    parser.add_argument("--group", default="", help="group of the workers; default: the user's own")
+    parser.add_argument(
+        "--run-dir", metavar="DIR", default=RUN_DIRECTORY, help="for node.sock; default: %(default)s"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the keeper."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        return Keeper(_settings(arguments)).run()
+    except MdmwError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 2
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    if os.geteuid():
+        raise ConfigError("only root can enter namespaces")
+    ids = ids_of(arguments.user, arguments.group)
+    if ids.uid == 0:
+        raise ConfigError("--user root is not allowed; guests would talk to root")
+    log_to_stderr()
+    command = [
+        *(sys.executable, "-m", PRELOADER, "--ini", str(Path(arguments.ini).absolute())),
+        *("--pipeline", arguments.pipeline, "--connections", str(arguments.connections), "--channel"),
+    ]
+    identity = Identity(ids.uid, ids.gid)
+    start = functools.partial(_start, command, identity)
+    return Settings(start, arguments.workers, identity, Path(arguments.run_dir), os.environ)
+
+
+def _start(command: list[str], identity: Identity, channel: socket.socket) -> int:
+    return spawn([*command, str(channel.fileno())], identity, channel.fileno())
+
+
+def _between(least: int, most: int) -> "functools.partial[int]":
+    return functools.partial(_number, least, most)
+
+
+def _number(least: int, most: int, text: str) -> int:
+    if not (text.isdecimal() and least <= int(text) <= most):
+        raise argparse.ArgumentTypeError(f"{least} to {most} is allowed")
+    return int(text)

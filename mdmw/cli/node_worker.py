@@ -1,0 +1,68 @@
+"""The preloader of `mdmw-node`: loads a pipeline once, and forks workers that have it already.
+
+The keeper starts it, as the user of the workers and without privileges. It hears and says
+nothing but what `mdmw.node.messages` has for it, and ends with the keeper; its workers do not.
+"""
+
+import argparse
+import gc
+import os
+import signal
+import socket
+import sys
+
+from mdmw.errors import ConfigError
+from mdmw.node.channel import Channel, Ended
+from mdmw.node.messages import TO_PRELOADER
+from mdmw.node.spawn import give_up
+
+_Socket = socket.socket  # before gevent has one in its place: the preloader waits without greenlets
+
+
+def main() -> int:
+    """Load, report, and fork until the keeper is gone."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--channel", type=int, required=True)
+    parser.add_argument("--ini", required=True)
+    parser.add_argument("--pipeline", required=True)
+    parser.add_argument("--connections", type=int, required=True)
+    arguments = parser.parse_args()
+    channel = Channel(_Socket(fileno=arguments.channel), TO_PRELOADER)
+
+    from gevent import monkey
+
+    monkey.patch_all()  # before anything is imported that may wait
+
+    from mdmw.node.worker import Worker, shipped_config
+    from mdmw.observe import log_to_stderr
+    from mdmw.wsgi import pipelines
+
+    log_to_stderr()
+    config = shipped_config()
+    try:
+        application = pipelines.load(arguments.pipeline, arguments.ini)
+    except ConfigError as error:
+        channel.send("refused", why=str(error)[:1999])
+        return 2
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the keeper notices when a worker has ended
+    give_up()
+    gc.collect()
+    gc.freeze()  # what is there is shared, as long as nobody writes to it
+    channel.send("ready")
+    while True:
+        try:
+            message = channel.receive()
+        except Ended:
+            return 0
+        if os.fork() == 0:
+            break
+        os.close(message.descriptors[0])
+    channel.close()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    sock = socket.socket(fileno=message.descriptors[0])
+    Worker(application, config, sock, arguments.connections).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

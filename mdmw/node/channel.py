@@ -1,0 +1,199 @@
+"""Messages between the processes of a node: a JSON object each, with descriptors beside it, strictly checked.
+
+Over SOCK_SEQPACKET, so that a message arrives whole or not at all. What is not
+exactly as the receiver's table of shapes says is a `ChannelError`, and none of
+its descriptors stays open.
+"""
+
+import contextlib
+import json
+import os
+import re
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mdmw.errors import MdmwError
+from mdmw.node.namespaces import Bind
+from mdmw.records import METADATA_ADDRESS, METADATA_ADDRESS_V6, Scope, is_uuid
+
+Check = Callable[[Any], bool]
+
+_LONGEST = 64 * 1024
+_MOST_DESCRIPTORS = 4
+_BUFFER = 4 * 1024 * 1024
+_SO_SNDBUFFORCE = 32  # asm-generic/socket.h
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,99}")
+_DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
+_ADDRESSES = (METADATA_ADDRESS, METADATA_ADDRESS_V6, "::", "0.0.0.0")  # noqa: S104 - where guests may be met
+_LAST_PORT = 65535
+
+
+class ChannelError(MdmwError):
+    """What came is not a message that is allowed here."""
+
+
+class Ended(ChannelError):
+    """The other side has closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a kind of message must have: each field with its check, and so many descriptors."""
+
+    fields: Mapping[str, Check] = field(default_factory=dict)
+    descriptors: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message; its `descriptors` are now the receiver's to close."""
+
+    kind: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    descriptors: tuple[int, ...] = ()
+
+
+class Channel:
+    """One end. `accepts` names the kinds that may come. The socket decides whether calls wait."""
+
+    def __init__(self, sock: socket.socket, accepts: Mapping[str, Shape]) -> None:
+        self.sock = sock
+        self._accepts = accepts
+
+    def send(self, kind: str, descriptors: Sequence[int] = (), **fields: Any) -> None:
+        """Raises OSError; BlockingIOError when the other side does not read."""
+        text = json.dumps({"kind": kind, **fields}, separators=(",", ":")).encode()
+        if descriptors:
+            socket.send_fds(self.sock, [text], list(descriptors))
+        else:
+            self.sock.send(text)
+
+    def receive(self) -> Message:
+        """The next message; raises `ChannelError`, `Ended` and OSError."""
+        data, descriptors, flags, _ = socket.recv_fds(
+            self.sock, _LONGEST, _MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+        )
+        try:
+            return self._checked(data, tuple(descriptors), flags)
+        except ChannelError:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
+
+    def close(self) -> None:
+        """Close this end; safe to call twice."""
+        self.sock.close()
+
+    def _checked(self, data: bytes, descriptors: tuple[int, ...], flags: int) -> Message:
+        if not data and not descriptors:
+            raise Ended("the other side has closed")
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            raise ChannelError("a message that is too long, or has too many descriptors")
+        try:
+            fields = json.loads(data)
+        except (ValueError, RecursionError):
+            raise ChannelError("a message that is not JSON") from None
+        kind = fields.pop("kind", None) if isinstance(fields, dict) else None
+        shape = self._accepts.get(kind) if isinstance(kind, str) else None
+        if shape is None:
+            raise ChannelError(f"a message of kind {str(kind)[:40]!r}")
+        if fields.keys() != shape.fields.keys():
+            raise ChannelError(
+                f"a message {kind!r} with other fields than {', '.join(shape.fields) or 'none'}"
+            )
+        for name, check in shape.fields.items():
+            if not check(fields[name]):
+                raise ChannelError(f"a message {kind!r} with a wrong {name}")
+        if len(descriptors) != shape.descriptors:
+            raise ChannelError(f"a message {kind!r} with {len(descriptors)} descriptors")
+        return Message(str(kind), fields, descriptors)
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Both ends of a new connection, for `Channel`."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in ends:
+        enlarge(end)
+    return ends
+
+
+def enlarge(sock: socket.socket) -> None:
+    """Room for a thousand messages, where this process may have it."""
+    with contextlib.suppress(PermissionError):
+        sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
+
+
+# --- checks -----------------------------------------------------------------------------
+
+
+def natural(value: Any) -> bool:
+    """A number from 0, and of a size that no counter here reaches."""
+    return type(value) is int and 0 <= value < 2**53
+
+
+def flag(value: Any) -> bool:
+    """True or false."""
+    return type(value) is bool
+
+
+def seconds(value: Any) -> bool:
+    """A point in time."""
+    return type(value) in (int, float) and 0 <= value < 2**40
+
+
+def line(value: Any) -> bool:
+    """A text of one line."""
+    return isinstance(value, str) and len(value) < 2000 and value.isprintable()
+
+
+def name(value: Any) -> bool:
+    """The name of a namespace or an attachment: part of a path, and never `..`."""
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+
+
+def scope(value: Any) -> bool:
+    """`[kind, UUID]` of a network or router."""
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and value[0] in ("network", "router")
+        and isinstance(value[1], str)
+        and is_uuid(value[1])
+    )
+
+
+def bind(value: Any) -> bool:
+    """`[address, port, device or null]`; only where metadata is served."""
+    if not (isinstance(value, list) and len(value) == 3):
+        return False
+    address, port, device = value
+    return (
+        address in _ADDRESSES
+        and type(port) is int
+        and 0 < port <= _LAST_PORT
+        and (device is None or (isinstance(device, str) and _DEVICE.fullmatch(device) is not None))
+        and (device is not None or address != METADATA_ADDRESS_V6)
+    )
+
+
+def to_scope(value: list[Any]) -> Scope:
+    """What passed the check `scope`, as a record."""
+    return Scope(*value)
+
+
+def to_bind(value: list[Any]) -> Bind:
+    """What passed the check `bind`, as a value."""
+    return Bind(*value)
+
+
+def list_of(check: Check, most: int) -> Check:
+    """A list of up to `most` of what `check` is for."""
+    return lambda value: isinstance(value, list) and len(value) <= most and all(map(check, value))
+
+
+def numbers(length: int) -> Check:
+    """A list of exactly so many numbers."""
+    return lambda value: isinstance(value, list) and len(value) == length and all(map(natural, value))

@@ -1,0 +1,95 @@
+"""Starting the processes that have no privileges, and taking the last ones away."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import struct
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+# linux/prctl.h, linux/capability.h
+_SET_DUMPABLE = 4
+_SET_KEEPCAPS = 8
+_CAPBSET_DROP = 24
+_SET_NO_NEW_PRIVS = 38
+_CAP_AMBIENT, _RAISE, _CLEAR_ALL = 47, 2, 4
+_ALL_CAPABILITIES = 64
+_DAC_READ_SEARCH = 2
+_SETPCAP = 8
+_CAPABILITY_VERSION = 0x20080522
+_NOBODY_ELSE = 0o077
+_CANNOT_START = 126
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The user and group of processes that talk to others, by number."""
+
+    uid: int
+    gid: int
+
+
+def spawn(command: Sequence[str], identity: Identity, inherited: int) -> int:
+    """Start a program in a session of its own, as `identity` and with no way back; its process id.
+
+    One power of root is left to it, until it calls `give_up`: to read every file, since
+    configuration and secrets may be root's alone. Of the descriptors here it has only
+    `inherited` and the standard ones. Raises OSError.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        _become(identity)
+        os.set_inheritable(inherited, True)
+        os.execv(command[0], list(command))  # noqa: S606 - no shell is what is wanted
+    except OSError as error:
+        print(f"mdmw-node: {command[0]} cannot be started: {error}", file=sys.stderr)
+    finally:
+        os._exit(_CANNOT_START)
+
+
+def give_up() -> None:
+    """In a spawned program, once it has loaded: no power is left, and its memory is for root's eyes only."""
+    _prctl(_CAP_AMBIENT, _CLEAR_ALL)
+    _set_capabilities(())
+    _prctl(_SET_DUMPABLE, 0)
+
+
+def _become(identity: Identity) -> None:
+    os.setsid()
+    os.chdir("/")
+    os.umask(_NOBODY_ELSE)
+    signal.set_wakeup_fd(-1)
+    _prctl(_SET_KEEPCAPS, 1)
+    os.setgroups([])
+    os.setresgid(identity.gid, identity.gid, identity.gid)
+    os.setresuid(identity.uid, identity.uid, identity.uid)
+    _set_capabilities({_DAC_READ_SEARCH, _SETPCAP}, inheritable={_DAC_READ_SEARCH})
+    for capability in range(_ALL_CAPABILITIES):
+        with contextlib.suppress(OSError):  # not every kernel has all of them
+            _prctl(_CAPBSET_DROP, capability)
+    _prctl(_CAP_AMBIENT, _RAISE, _DAC_READ_SEARCH)
+    _set_capabilities({_DAC_READ_SEARCH}, inheritable={_DAC_READ_SEARCH})
+    _prctl(_SET_NO_NEW_PRIVS, 1)
+
+
+def _prctl(option: int, value: int, more: int = 0) -> None:
+    if _libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(more), 0, 0):
+        raise _error()
+
+
+def _set_capabilities(held: Collection[int], inheritable: Collection[int] = ()) -> None:
+    """Have these capabilities, of the first 32, and no others."""
+    header = struct.pack("=Ii", _CAPABILITY_VERSION, 0)
+    sets = [sum(1 << capability for capability in one) for one in (held, held, inheritable)]
+    if _libc.capset(header, struct.pack("=6I", *sets, 0, 0, 0)):
+        raise _error()
+
+
+def _error() -> OSError:
+    code = ctypes.get_errno()
+    return OSError(code, os.strerror(code))
