@@ -98,6 +98,12 @@ class Reporter:
     def _report_until_stopped(self) -> None:
         settings = self._settings
         rpc = NeutronRpc(settings.config, _PLACE, settings.transport_url)
+        try:
+            self._report_to(rpc)
+        finally:
+            rpc.close(_TIMEOUT)
+
+    def _report_to(self, rpc: NeutronRpc) -> None:
         is_known, is_failing = False, False
         while not self._stopped.is_set():
             began = time.monotonic()
@@ -111,7 +117,7 @@ class Reporter:
                 if not is_known or is_failing:
                     LOG.info("reporting to Neutron, as %r", self._state["host"])
                 is_known, is_failing = True, False
-            self._stopped.wait(max(0.0, began + settings.report_interval - time.monotonic()))
+            self._stopped.wait(max(0.0, began + self._settings.report_interval - time.monotonic()))
 
     def _report(self, rpc: NeutronRpc, is_known: bool) -> None:
         """The first report waits for Neutron to say that it has it, as the agent's does."""

@@ -20,8 +20,8 @@ with warnings.catch_warnings():
     import oslo_messaging
 
 
-# Be back as soon as RabbitMQ is, and forget at once who does not want his answer any more.
-_QUICK = "?rabbit_interval_max=1&kombu_missing_consumer_retry_timeout=1"
+# Be back as soon as RabbitMQ is, and do not wait a minute for who does not want his answer any more.
+_QUICK = "?rabbit_interval_max=1&kombu_missing_consumer_retry_timeout=15"
 
 
 class Plugin:

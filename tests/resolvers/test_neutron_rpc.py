@@ -131,6 +131,7 @@ def test_a_snapshot_that_takes_too_long_is_none_and_not_tried_again(resolver, pl
     assert time.monotonic() - began < 0.5
     assert resolver.resolve(ON_BLUE).id == ADA
     go_on.set()
+    assert resolver.resolve(ON_BLUE).id == ADA
 
 
 # --- RabbitMQ ---------------------------------------------------------------------------
