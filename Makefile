@@ -6,12 +6,12 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench docs lint format clean
+.PHONY: help run test test-openstack bench bench-openstack docs lint format clean
 
 help: ## what there is
 	@echo "mdmw: instance metadata as a WSGI pipeline"
 	@echo
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
 
 run: $(VENV)/.run ## the whole path with sample guests, until Ctrl-C (ONCE=1: end after the table)
 	@tools/need --optional ip=iproute2 nft=nftables curl=curl
@@ -23,6 +23,11 @@ test: $(VENV)/.test lint docs ## everything CI checks: style, types, layers, doc
 	@$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
 	@$(BIN)/coverage report --skip-covered --skip-empty | tail -n 40
+
+test-openstack: $(VENV)/.test ## the same guests before real Keystone, Neutron and Nova (root, Debian)
+	@tools/need ip=iproute2
+	@tools/cloud-init build/cloud-init
+	MDMW_OPENSTACK=build/openstack $(BIN)/python -m pytest --timeout=300 tests/openstack
 
 bench: $(VENV)/.test ## the table of figures beside the limit in C (root; about six minutes)
 	@tools/need ip=iproute2 haproxy=haproxy wrk=wrk

@@ -21,17 +21,24 @@ class NotReady(Exception):
 
 @contextlib.contextmanager
 def running(
-    command: Sequence[str], accepts: Callable[[], bool], log: Path, env: Mapping[str, str] | None = None
+    command: Sequence[str],
+    accepts: Callable[[], bool],
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    *,
+    directory: Path | None = None,
+    ready_within: float = _READY_WITHIN,
+    stopped_within: float = _STOPPED_WITHIN,
 ) -> Iterator[int]:
     """Start `command`, wait until it `accepts`, yield its process id, and end it and its children."""
-    with log.open("ab") as output, _started(command, output, env) as process:
-        deadline = time.monotonic() + _READY_WITHIN
+    with log.open("ab") as output, _started(command, output, env, directory, stopped_within) as process:
+        deadline = time.monotonic() + ready_within
         while not accepts():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_LOOK_EVERY)
                 raise NotReady(f"a server ended with {process.returncode}")
             if time.monotonic() > deadline:
-                raise NotReady(f"a server does not accept after {_READY_WITHIN:.0f} s")
+                raise NotReady(f"a server does not accept after {ready_within:.0f} s")
         yield process.pid
 
 
@@ -56,10 +63,15 @@ def memory(pids: Sequence[int]) -> int:
 
 @contextlib.contextmanager
 def _started(
-    command: Sequence[str], output: IO[bytes], env: Mapping[str, str] | None
+    command: Sequence[str],
+    output: IO[bytes],
+    env: Mapping[str, str] | None,
+    directory: Path | None,
+    stopped_within: float,
 ) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
         command,
+        cwd=directory,
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
@@ -71,7 +83,7 @@ def _started(
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_STOPPED_WITHIN)
+            process.wait(stopped_within)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # its own session: only what it started
         process.wait()

@@ -1,0 +1,76 @@
+"""The proxies in the namespaces of networks and routers: Neutron's haproxy, or mdmw's."""
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from bench.topology import inside
+
+from .cloud import Cloud
+from .seed import Network
+from .topology import METADATA_V4, METADATA_V6, ROUTER_PORT, dhcp_device, qdhcp, qrouter
+
+HAPROXY, MDMW = "haproxy", "mdmw-ns-metadata-proxy"
+PROXIES = (HAPROXY, MDMW)
+_NETWORK_PORT = 80
+_RENDER = Path(__file__).with_name("neutron_haproxy.py")
+_MDMW = Path(sys.executable).with_name(MDMW)
+_LISTENING = "0A"
+
+
+@contextlib.contextmanager
+def running(cloud: Cloud, name: str, networks: Mapping[str, Network] | None = None) -> Iterator[list[int]]:
+    """One proxy in each namespace of `networks` (all), told its scope by its caller; yields process ids."""
+    chosen = list((networks or cloud.seed.networks).values())
+    commands = _haproxy(cloud, chosen) if name == HAPROXY else _mdmw(cloud, chosen)
+    with contextlib.ExitStack() as stack:
+        pids = []
+        for network, command in zip(chosen, commands[::2], strict=True):
+            pids.append(stack.enter_context(_serve(cloud, qdhcp(network), _NETWORK_PORT, command)))
+        for network, command in zip(chosen, commands[1::2], strict=True):
+            pids.append(stack.enter_context(_serve(cloud, qrouter(network), ROUTER_PORT, command)))
+        yield pids
+
+
+def _serve(
+    cloud: Cloud, namespace: str, port: int, command: list[str]
+) -> contextlib.AbstractContextManager[int]:
+    return cloud.services.serve(
+        f"proxy-{namespace}", command, lambda: _listens(namespace, port), namespace=namespace
+    )
+
+
+def _haproxy(cloud: Cloud, networks: list[Network]) -> list[list[str]]:
+    """For each network its own and its router's, as Neutron's driver writes the configuration."""
+    scopes = []
+    for network in networks:
+        scopes += [f"network={network.id}={dhcp_device(network)}", f"router={network.router_id}"]
+    conf = cloud.state.etc("neutron") / "neutron.conf"
+    python = cloud.state.virtualenv("neutron") / "bin" / "python"
+    done = subprocess.run([python, _RENDER, conf, *scopes], stdout=subprocess.PIPE, text=True, check=True)
+    return [["haproxy", "-db", "-f", path] for path in done.stdout.split()]
+
+
+def _mdmw(cloud: Cloud, networks: list[Network]) -> list[list[str]]:
+    """With the arguments of P-9."""
+    common = [str(_MDMW), "--nodaemonize", f"--metadata_proxy_socket={cloud.socket}"]
+    commands = []
+    for network in networks:
+        addresses = f"{METADATA_V4},{METADATA_V6}%{dhcp_device(network)}"
+        by_network = [f"--network_id={network.id}", f"--metadata_port={_NETWORK_PORT}", f"--bind={addresses}"]
+        by_router = [f"--router_id={network.router_id}", f"--metadata_port={ROUTER_PORT}"]
+        commands += [common + by_network, common + by_router]
+    return commands
+
+
+def _listens(namespace: str, port: int) -> bool:
+    """Whether anybody listens; not by connecting, which the router's rules forbid."""
+    with inside(namespace):
+        lines = [
+            line.split()
+            for version in ("tcp", "tcp6")
+            for line in Path(f"/proc/thread-self/net/{version}").read_text().splitlines()[1:]
+        ]
+    return any(int(line[1].rpartition(":")[2], 16) == port and line[3] == _LISTENING for line in lines)
