@@ -16,6 +16,7 @@ import pytest
 from daemons import BLUE, program, refusal, running
 from peers import PATIENCE, answers, response
 
+from mdmw.cli.ns_metadata_proxy import main
 from mdmw.cli.pidfile import PidFile
 from mdmw.errors import ConfigError
 from mdmw.node import namespaces, sandbox
@@ -183,12 +184,18 @@ def test_p_9_the_historic_command_line(namespace, agent, folder, name, form):
         (["--network_id"], "expected one argument"),
     ],
 )
-def test_p_9_p_11_what_is_wrong_is_one_line_and_status_2(words, said):
+def test_p_9_p_11_what_is_wrong_is_one_line_and_status_2(capsys, words, said):
     """P-9, P-11: refused in the foreground, whether it would go into the background or not."""
     for more in ([], ["--nodaemonize"]):
-        line = refusal([PROXY, *words, *more])
-        assert line.startswith("mdmw-ns-metadata-proxy: ")
-        assert said in line
+        assert main([*words, *more]) == 2
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert err.startswith("mdmw-ns-metadata-proxy: ")
+        assert said in err
+
+
+def test_a_refusal_of_the_process():
+    assert "exactly one of" in refusal([PROXY])
 
 
 @needs_namespace
