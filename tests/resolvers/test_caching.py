@@ -274,15 +274,39 @@ def test_r11_all_who_ask_again_share_one_query(clock):
     assert cloud.queries == {"all": 3}
 
 
-def test_r11_a_large_network_is_not_fetched_again_for_one(clock):
+def large_network(clock):
     cloud = Cloud()
-    for number in range(1001):
-        cloud.put(number)
+    expected = [cloud.put(number) for number in range(3000)]
     cached = cache(cloud, clock)
-    cached.resolve(source(1))
+    cached.resolve(source(0))
+    return cloud, cached, expected
+
+
+def test_r11_a_large_network_is_not_fetched_again_for_one(clock):
+    cloud, cached, expected = large_network(clock)
     clock.pass_(0.1)
-    cached.again(source(1))
+    assert cached.again(source(1)).instance == expected[1]
     assert cloud.queries == {"all": 1, "one": 1}
+
+
+def test_a_large_network_is_fetched_again_for_many(clock):
+    """Guests that ask now and then are asked for one by one, those of a storm together."""
+    cloud, cached, expected = large_network(clock)
+    for number in range(3):
+        clock.pass_(3)
+        assert cached.resolve(source(number)) == expected[number]
+    assert cloud.queries == {"all": 1, "one": 3}
+    clock.pass_(3)
+    cloud.gate.clear()
+    alone = at_once([lambda n=n: cached.resolve(source(n)) for n in range(5)])
+    while cloud.queries["one"] < 8:
+        assert cloud.inside.acquire(timeout=20)
+    others = at_once([lambda n=n: cached.resolve(source(n)) for n in range(5, 105)])
+    while cloud.queries["all"] < 2:
+        assert cloud.inside.acquire(timeout=20)
+    cloud.gate.set()
+    assert alone.join() + others.join() == expected[:105]
+    assert cloud.queries == {"all": 2, "one": 8}
 
 
 # --- faults -------------------------------------------------------------------------------------

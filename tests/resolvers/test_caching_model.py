@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from mdmw.errors import NotIdentified, Unavailable
 from mdmw.records import Source
+from mdmw.resolvers.back_end import PAUSE
 from mdmw.resolvers.caching import Limits
 
 LIMITS = Limits(expiration=10, negative=1, idle=2, stale=30, entries=100)
@@ -64,12 +65,13 @@ class World(RuleBasedStateMachine):
         now = self.clock()
         active = now - self.answered.get((scope, place), 0.0) <= LIMITS.idle + _JUST
         window = LIMITS.expiration if active else LIMITS.idle
-        if stale and self.cloud.down:
+        failing = self.cloud.down or now - self.last_failure() < PAUSE + _JUST
+        if stale and failing:
             window = LIMITS.expiration + LIMITS.stale
         try:
             answer = self.cache.find(source(place, scope), stale=stale)
         except Unavailable:
-            assert self.cloud.down or now - self.last_down() < 1
+            assert failing
             return
         if answer.instance is None:
             assert None in self.truths(scope, place, LIMITS.negative)
@@ -107,7 +109,7 @@ class World(RuleBasedStateMachine):
         ends = [at for at, _ in entries[1:]] + [float("inf")]
         return [instance for (_, instance), end in zip(entries, ends, strict=True) if end >= began]
 
-    def last_down(self):
+    def last_failure(self):
         failures = self.cache._back_end._failures.values()
         return max((at for at, _ in failures), default=0.0)
 
