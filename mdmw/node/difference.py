@@ -192,10 +192,14 @@ def _inside(wanted: Wanted, observed: Observed, places: Places, remade: set[str]
         device = devices.get(wire.device)
         if device is None or not device.up:
             yield BringUp(name, wire.device)
+    without_routes = set(remade)
     for device_name, addresses in wanted.addresses.items():
         known = devices.get(device_name, Device(device_name))
-        yield from _addresses(name, known, addresses, alone=bool(wanted.wires))
-    yield from _routes(wanted, observed, remade)
+        changes = list(_addresses(name, known, addresses, alone=bool(wanted.wires)))
+        yield from changes
+        if any(isinstance(change, RemoveAddress) for change in changes):
+            without_routes.add(device_name)  # with its last address a device loses its routes
+    yield from _routes(wanted, observed, without_routes)
     if wanted.rules and not observed.rules_set:
         yield SetRules(name, places.firewall, wanted.rules)
 
@@ -228,8 +232,9 @@ def _is_automatic(address: str) -> bool:
     return ip.version == 6 and ip.is_link_local and str(ip) != METADATA_ADDRESS_V6
 
 
-def _routes(wanted: Wanted, observed: Observed, remade: set[str]) -> Iterator[Action]:
-    ours = {wire.device for wire in wanted.wires} - remade
+def _routes(wanted: Wanted, observed: Observed, without: set[str]) -> Iterator[Action]:
+    """P-6. `without`: devices that have none now, whatever was observed."""
+    ours = {wire.device for wire in wanted.wires} - without
     there = {route for route in observed.routes if route[0] in ours}
     yield from (RemoveRoute(wanted.namespace, *route) for route in sorted(there - wanted.gateways))
     yield from (AddRoute(wanted.namespace, *route) for route in sorted(wanted.gateways - there))
@@ -243,7 +248,9 @@ def _dnsmasq(wanted: Wanted, observed: Observed, *, remade: bool) -> Iterator[Ac
         is_right = running == ours.argv and not remade
         if running and not is_right:
             yield StopDnsmasq(name, ours.pid_file, running)
-        changed = [WriteFile(name, path, text) for path, text in ours.files if observed.files[path] != text]
+        changed = [
+            WriteFile(name, path, text) for path, text in ours.files if observed.files.get(path) != text
+        ]
         yield from changed
         if not is_right:
             yield StartDnsmasq(name, ours.argv)
