@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -58,7 +59,7 @@ def load(
 
     # What the section gives stays out of oslo.config, which would replace a $name in it.
     conf = files.parse(place, [opt for opt in options if opt.dest not in values])
-    rest = {opt.dest: _from_files(place, opt, conf) for opt in options if opt.dest not in values}
+    rest = {opt.dest: _from_files(place, opt, conf, files) for opt in options if opt.dest not in values}
     return Settings(place=place, config=files, **values, **rest)
 
 
@@ -68,6 +69,11 @@ class ConfigFiles:
 
     files: Sequence[str] = ()
     directories: Sequence[str] = ()
+
+    def one_by_one(self) -> "list[ConfigFiles]":
+        """Each of them by itself, the one that wins first."""
+        inside = [str(path) for name in self.directories for path in sorted(Path(name).glob("*.conf"))]
+        return [ConfigFiles([path]) for path in reversed([*self.files, *inside])]
 
     def parse(self, place: str, options: Sequence[cfg.Opt] = (), group: str | None = None) -> cfg.ConfigOpts:
         """A `ConfigOpts` of its own over these files; more options may be registered on it.
@@ -130,9 +136,14 @@ def _parse(place: str, opt: cfg.Opt, option: str, text: str) -> Any:
         raise ConfigError(f"{place}: option {option!r}: value {shown}: {why}") from None
 
 
-def _from_files(place: str, opt: cfg.Opt, conf: cfg.ConfigOpts) -> Any:
+def _from_files(place: str, opt: cfg.Opt, conf: cfg.ConfigOpts, files: ConfigFiles) -> Any:
     try:
-        return _finite(conf[opt.dest])
+        value = _finite(conf[opt.dest])
+        if opt.multi and len(value) > 1:
+            # oslo.config adds up what several files say; of other options the last file's value counts.
+            alone = (one.parse(place, [opt])[opt.dest] for one in files.one_by_one())
+            return next(filter(None, alone), value)
+        return value
     except (cfg.Error, ValueError) as error:
         why = "the value is not allowed" if opt.secret else _one_line(error)
         raise ConfigError(f"{place}: option {opt.dest!r}: {why}") from None

@@ -141,6 +141,18 @@ def test_text_of_a_section_is_taken_as_it_is(text):
     assert parse(secret=text).secret == ([text] if text else [])
 
 
+def test_of_several_files_the_last_one_has_the_say(oslo, tmp_path):
+    """As with options of one value: what an earlier file lists is not added to it."""
+    one = oslo("[DEFAULT]\nsecret = old\n", "one.ini")
+    two = oslo("[DEFAULT]\nsecret = new\nsecret = newer\n", "two.ini")
+    three = oslo("[DEFAULT]\nname = x\n", "three.ini")
+    assert parse(config_file=f"{one}, {two}, {three}").secret == ["new", "newer"]
+    (tmp_path / "more.d").mkdir()
+    oslo("[DEFAULT]\nsecret = a\n", "more.d/1.conf")
+    oslo("[DEFAULT]\nsecret = b\n", "more.d/2.conf")
+    assert parse(config_file=one, config_dir=str(tmp_path / "more.d")).secret == ["b"]
+
+
 # --- refusals ---------------------------------------------------------------------------
 
 
