@@ -139,11 +139,10 @@ def _parse(place: str, opt: cfg.Opt, option: str, text: str) -> Any:
 def _from_files(place: str, opt: cfg.Opt, conf: cfg.ConfigOpts, files: ConfigFiles) -> Any:
     try:
         value = _finite(conf[opt.dest])
-        if opt.multi and len(value) > 1:
-            # oslo.config adds up what several files say; of other options the last file's value counts.
-            alone = (one.parse(place, [opt])[opt.dest] for one in files.one_by_one())
-            return next(filter(None, alone), value)
-        return value
+        if not opt.multi or len(value) < 2:
+            return value
+        # oslo.config adds up what several files say; of other options the last file's value counts.
+        return next(filter(None, (one.parse(place, [opt])[opt.dest] for one in files.one_by_one())))
     except (cfg.Error, ValueError) as error:
         why = "the value is not allowed" if opt.secret else _one_line(error)
         raise ConfigError(f"{place}: option {opt.dest!r}: {why}") from None
