@@ -77,6 +77,7 @@ OPTIONS = [
     ),
     cfg.MultiStrOpt(
         "cache_backend_argument",
+        default=[],
         help="NAME:VALUE for memcached. url: HOST:PORT, [IPV6]:PORT or the path of a unix socket, several "
         "with commas (localhost:11211). socket_timeout: seconds (0.5).",
     ),
@@ -155,7 +156,7 @@ def _backend(settings: SimpleNamespace, neutron: SimpleNamespace) -> str:
 
 def _through_memcached(settings: SimpleNamespace, neutron: SimpleNamespace, keep: float) -> Shared:
     given = settings.cache_backend_argument
-    pairs = [text.partition(":") for text in _first(given, neutron.backend_argument, [])]
+    pairs = [text.partition(":") for text in given or neutron.backend_argument]
     arguments = {name.strip(): value.strip() for name, _, value in pairs}
     if given and (unknown := sorted(set(arguments) - {"url", "socket_timeout"})):
         raise refuse(
