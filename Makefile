@@ -18,7 +18,9 @@ run: $(VENV)/.run ## the whole path with sample guests, until Ctrl-C (ONCE=1: en
 	@$(BIN)/mdmw demo $(if $(filter 1,$(ONCE)),--once)
 
 test: $(VENV)/.test lint docs ## everything CI checks: style, types, layers, docs, tests
-	@tools/need --optional ip=iproute2 nft=nftables curl=curl haproxy=haproxy
+	@tools/need --optional ip=iproute2 nft=nftables iptables=iptables curl=curl haproxy=haproxy \
+	    dnsmasq=dnsmasq-base busybox=busybox dhclient=isc-dhcp-client \
+	    memcached=memcached rabbitmq-server=rabbitmq-server
 	@tools/cloud-init build/cloud-init
 	@$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
