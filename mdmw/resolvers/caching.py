@@ -1,4 +1,4 @@
-"""Remembering which instance a source is (spec 2.7, R-11 to R-15).
+"""Remembering which instance a source is (spec 2.7, R-11 to R-14).
 
 An answer is remembered for its scope, address and MAC, never for the address alone. Where the
 resolver has snapshots, the first guest of a network fetches all its ports, and the others are

@@ -1,4 +1,4 @@
-"""The cache: what it remembers, for how long, and what it costs the back end (R-11 to R-15)."""
+"""The cache: what it remembers, for how long, and what it costs the back end (R-11 to R-14)."""
 
 import logging
 import threading
@@ -161,7 +161,8 @@ def test_nobody_is_remembered_for_a_second_at_most(clock, prefetching):
     assert cached.resolve(me) == expected
 
 
-def test_r13_what_contradicts_itself_is_asked_of_nobody(clock):
+def test_r8_what_contradicts_itself_is_asked_of_nobody(clock):
+    """R-8."""
     cloud = Cloud()
     cached = cache(cloud, clock)
     with pytest.raises(Contradiction):
