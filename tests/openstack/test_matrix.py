@@ -17,6 +17,7 @@ META_DATA = "/openstack/latest/meta_data.json"
 USER_DATA = "/openstack/latest/user_data"
 PASSWORD = "/openstack/latest/password"
 NOBODY = "10.0.0.99"
+PRIVATE = "fe80::1234:5678:9abc:def0"
 WITHIN = 10.0
 
 versions = pytest.mark.parametrize("version", [4, 6], ids=["IPv4", "IPv6"])
@@ -117,30 +118,49 @@ def forged(cloud):
     return [*headers.items(), *((name.replace("-", "_"), value) for name, value in headers.items())]
 
 
-def refused(agent, proxy, way):
+def refused(agent, proxy, way, version):
     """What Neutron's haproxy lets through, and how the agent then refuses: header -> status.
 
-    haproxy removes names with hyphens only; neutron-metadata-agent takes an underscore for one.
+    haproxy deletes and sets one name, with hyphens; neutron-metadata-agent takes an underscore for one.
     """
     if proxy != HAPROXY:
         return {}
     if agent != NEUTRON:
-        return {"X-Forwarded-For": 400}
-    two_ids = {f"X_Neutron_{kind.title()}_ID": 404 if kind == way else 400 for kind in ("network", "router")}
-    return two_ids | {"X-Forwarded-For": 502, "X_Forwarded_For": 502}
+        older = dict.fromkeys(("X-Quantum-Network-ID", "X-Quantum-Router-ID", "X-OVN-Network-ID"), 400)
+        return older | {"X-Forwarded-For": 400} | ({"X-Mdmw-Client-MAC": 400} if version == 6 else {})
+    addresses = {"X-Forwarded-For": 502, "X_Forwarded_For": 502}
+    if way == "network":
+        return addresses | {"X_Neutron_Network_ID": 404, "X_Neutron_Router_ID": 400}
+    # K17: no such router, so the whole cloud is searched; the MAC is found there, the address twice.
+    by_router = {"X_Neutron_Router_ID": 404} if version == 4 else {}
+    return addresses | {"X_Neutron_Network_ID": 400} | by_router
 
 
 @versions
 def test_w_1_w_5_forged_headers(cloud, agent, proxy, way, as_guest, version):
     """W-1 to W-5, K1 to K3: one by one, whatever a guest writes, it stays itself or is refused."""
     own = cloud.seed.instances["a"]
-    expected = refused(agent, proxy, way)
+    expected = refused(agent, proxy, way, version)
     for header in forged(cloud):
         reply = as_guest("a", META_DATA, version=version, headers=[header])
         if header[0] in expected:
             assert reply.status == expected[header[0]], header
         else:
             assert identity(reply) == (own.id, own.project_id), header
+
+
+@pytest.mark.parametrize("is_forged", [False, True], ids=["honest", "forged"])
+def test_r_8_an_address_that_tells_no_mac(cloud, agent, proxy, as_guest, is_forged):
+    """R-8, K21: known by the neighbour table of mdmw's proxy or not at all, whatever MAC the guest names."""
+    own, other = cloud.seed.instances["a"], cloud.seed.instances["c"]
+    # Deprecated, so that it is not chosen where the source is left open.
+    configure(cloud.topology.guest("a"), f"address replace {PRIVATE}/64 dev eth0 preferred_lft 0")
+    headers = [("X-Mdmw-Client-MAC", other.port.mac)] if is_forged else []
+    reply = as_guest("a", META_DATA, version=6, source=PRIVATE, headers=headers)
+    if proxy == HAPROXY or agent == NEUTRON:
+        assert reply.status == 404
+    else:
+        assert identity(reply) == (own.id, own.project_id)
 
 
 def test_r_11_an_address_changes_hands(cloud, as_guest):

@@ -1,6 +1,7 @@
 """Questions of guests: a connection each, from the guest's namespace, with exactly the headers named."""
 
 import http.client
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,8 @@ from bench.topology import inside
 from .topology import METADATA_V4, METADATA_V6
 
 _TIMEOUT = 20
-_ADDRESSES = {4: METADATA_V4, 6: f"{METADATA_V6}%eth0"}
+_DEVICE = "eth0"
+_ADDRESSES = {4: METADATA_V4, 6: f"{METADATA_V6}%{_DEVICE}"}
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,12 @@ def ask(
     source: str = "",
 ) -> Reply:
     """The answer to one request; `source` is another address of the namespace."""
-    connection = http.client.HTTPConnection(
-        _ADDRESSES[version], 80, timeout=_TIMEOUT, source_address=(source, 0)
-    )
+    connection = http.client.HTTPConnection(_ADDRESSES[version], 80, timeout=_TIMEOUT)
     try:
         with inside(namespace):
+            if source:
+                scope = (0, socket.if_nametoindex(_DEVICE)) if version == 6 else ()
+                connection.source_address = (source, 0, *scope)
             connection.connect()
         connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
         for name, value in (("Host", METADATA_V4), ("Accept", "*/*"), *headers):
