@@ -4,8 +4,8 @@ Read anew as a whole each time. Any fault is `Unavailable`, so that half an answ
 for a cloud in which the other half is gone.
 """
 
+import ipaddress
 import json
-import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,6 @@ from mdmw.records import is_uuid
 from mdmw.resolvers.matching import ROUTER_INTERFACE_OWNERS
 from mdmw.resolvers.ports import port_of
 
-LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 Query = list[tuple[str, str]]
 
@@ -95,8 +94,8 @@ class NeutronView:
 
     def _up(self, networks: Sequence[str]) -> list[str]:
         """Those that are not switched off."""
-        found = self._of_each("networks", "id", networks, [], _NETWORK_FIELDS, lambda fields: fields)
-        return sorted(fields["id"] for fields in found if fields["admin_state_up"])
+        found = self._of_each("networks", "id", networks, [], _NETWORK_FIELDS, _id_if_up)
+        return sorted(network_id for network_id in found if network_id)
 
     def _router(self, fields: Mapping[str, Any]) -> Router:
         is_ha = bool(fields.get("ha"))
@@ -170,7 +169,12 @@ def _owned_by(owners: Sequence[str]) -> Query:
     return [("device_owner", owner) for owner in owners]
 
 
+def _id_if_up(fields: Mapping[str, Any]) -> str | None:
+    return fields["id"] if fields["admin_state_up"] else None
+
+
 def _subnet(fields: Mapping[str, Any]) -> Subnet:
+    ipaddress.ip_network(fields["cidr"])  # a ValueError here rather than in the plan
     return Subnet(
         id=fields["id"],
         network_id=fields["network_id"],

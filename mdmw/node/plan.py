@@ -115,9 +115,10 @@ class Plan:
 
 def plan(view: View, options: Options) -> Plan:
     """What must be there."""
-    networks = [_Network(network_id, view, options) for network_id in sorted(set(view.networks))]
+    known = _Known(view)
+    networks = [_Network(network_id, known, options) for network_id in sorted(set(view.networks))]
     dhcp = [network.plan(port) for network in networks for port in network.local_dhcp_ports]
-    routers = [_router(router, view, options) for router in sorted(view.routers, key=lambda one: one.id)]
+    routers = [_router(router, known, options) for router in sorted(view.routers, key=lambda one: one.id)]
     return Plan(tuple(dhcp), tuple(routers))
 
 
@@ -155,16 +156,34 @@ def is_metadata_subnet(subnet: Subnet) -> bool:
     return isinstance(network, ipaddress.IPv4Network) and network.subnet_of(_METADATA_NETWORK)
 
 
+class _Known:
+    """A view, arranged for look-ups."""
+
+    def __init__(self, view: View) -> None:
+        self.dhcp_ports = view.dhcp_ports
+        self.subnets = {subnet.id: subnet for subnet in view.subnets}
+        self.bridges = {bridge.network_id: bridge for bridge in view.bridges}
+        self.subnets_of: dict[str, list[Subnet]] = {}
+        self.ports_of: dict[str, list[Port]] = {}
+        self.interfaces_of: dict[str, list[Port]] = {}  # of each router
+        for subnet in sorted(view.subnets, key=lambda one: one.id):
+            self.subnets_of.setdefault(subnet.network_id, []).append(subnet)
+        for port in sorted(view.ports, key=lambda one: one.id):
+            self.ports_of.setdefault(port.network_id, []).append(port)
+            if port.device_owner in ROUTER_INTERFACE_OWNERS:
+                self.interfaces_of.setdefault(port.device_id, []).append(port)
+
+
 class _Network:
     """One network of a view, with what belongs to it in a fixed order."""
 
-    def __init__(self, network_id: str, view: View, options: Options) -> None:
+    def __init__(self, network_id: str, known: _Known, options: Options) -> None:
         self.id = network_id
         self._options = options
-        self._subnets = sorted((s for s in view.subnets if s.network_id == network_id), key=lambda s: s.id)
-        self._ports = sorted((p for p in view.ports if p.network_id == network_id), key=lambda p: p.id)
-        self._bridge = next((bridge for bridge in view.bridges if bridge.network_id == network_id), None)
-        self.local_dhcp_ports = [port for port in self._ports if port.id in view.dhcp_ports]
+        self._subnets = known.subnets_of.get(network_id, [])
+        self._ports = known.ports_of.get(network_id, [])
+        self._bridge = known.bridges.get(network_id)
+        self.local_dhcp_ports = [port for port in self._ports if port.id in known.dhcp_ports]
 
     def plan(self, port: Port) -> DhcpPlan:
         """What the namespace of this DHCP port needs."""
@@ -303,16 +322,8 @@ class _Network:
         return None if isolated else subnet.gateway_ip
 
 
-def _router(router: Router, view: View, options: Options) -> RouterPlan:
-    interfaces = sorted(
-        (
-            port
-            for port in view.ports
-            if port.device_id == router.id and port.device_owner in ROUTER_INTERFACE_OWNERS
-        ),
-        key=lambda port: port.id,
-    )
-    subnets = {subnet.id: subnet for subnet in view.subnets}
+def _router(router: Router, known: _Known, options: Options) -> RouterPlan:
+    interfaces, subnets, bridges = known.interfaces_of.get(router.id, []), known.subnets, known.bridges
 
     def has(port: Port, wanted: object) -> bool:
         """Whether a fixed address of `port` is on a subnet for which `wanted` holds."""
@@ -337,7 +348,6 @@ def _router(router: Router, view: View, options: Options) -> RouterPlan:
         for port in interfaces
         if options.ipv6 and has(port, lambda subnet: subnet.version == 6)
     )
-    bridges = {bridge.network_id: bridge for bridge in view.bridges}
     wired = [port for port in interfaces if port.network_id in bridges]
     return RouterPlan(
         namespace=f"qrouter-{router.id}",
@@ -350,6 +360,7 @@ def _router(router: Router, view: View, options: Options) -> RouterPlan:
             (device_name("qr-", port), _with_prefix(address, subnets[subnet_id]))
             for port in wired
             for address, subnet_id in port.fixed_ips
+            if subnet_id in subnets
         ),
     )
 

@@ -130,8 +130,9 @@ class Host:
         with contextlib.ExitStack() as stack:
             for one in (*wanted.dhcp, *wanted.routers):
                 for listener in one.listeners:
+                    app = self._pipeline(listener.scope)
                     sock = namespaces.listen(one.namespace, listener.address, listener.port)
-                    stack.enter_context(_served(sock, self._pipeline(listener.scope)))
+                    stack.enter_context(_served(sock, app))
             yield
 
     def _pipeline(self, scope):
