@@ -24,7 +24,12 @@ NAMESPACE = "mdmw.resolvers"
 
 
 class Resolver(Protocol):
-    """A resolver. Made once at load, called from many threads at once."""
+    """A resolver. Made once at load, called from many threads at once.
+
+    It may have more: `cheap = True`, when remembering its answers is not worth while;
+    `options_for(given)`, a class method that gives the options when they depend on what is in
+    the section (texts by name); `snapshot`, as `Prefetching` says.
+    """
 
     #: The `VERSION` this class was written for.
     contract_version: ClassVar[int]
@@ -50,7 +55,8 @@ class Resolver(Protocol):
 class Prefetching(Resolver, Protocol):
     """A resolver that can also fetch all that a scope reaches at once; optional.
 
-    The cache then asks its back end once for a network, not once for each guest.
+    The cache then asks its back end once for a network, not once for each guest. With
+    `partial = True` it knows of more than is in its snapshots.
     """
 
     def snapshot(self, scope: Scope) -> Snapshot | None:
