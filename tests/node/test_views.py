@@ -318,6 +318,20 @@ def test_a_list_without_end(rest):
 # --- a plan as text ---------------------------------------------------------------------
 
 
+def sound(there):
+    """Without addresses of the wrong IP version, which `views` has and a cloud has not."""
+    versions = {subnet.id: subnet.version for subnet in there.subnets}
+
+    def fits(address, subnet_id):
+        return versions.get(subnet_id) == (6 if ":" in address else 4)
+
+    ports = (
+        dataclasses.replace(one, fixed_ips=tuple(fixed for fixed in one.fixed_ips if fits(*fixed)))
+        for one in there.ports
+    )
+    return dataclasses.replace(there, ports=tuple(ports))
+
+
 def with_bridges(there):
     bridges = tuple(Bridge(network_id, "br0") for network_id in there.networks)
     return dataclasses.replace(there, bridges=bridges)
@@ -329,8 +343,8 @@ UUIDS = ["8d2b7c14-0f35-4e0a-b6a9-51c7e9d3f04" + digit for digit in "0123"]
 @given(views(), OPTIONS, st.booleans())
 def test_there_and_back(there, options, wired):
     """Whatever a plan is, its text is taken."""
-    made = plan(with_bridges(there) if wired else there, options)
-    text = dumps(made)
+    there = sound(there)
+    text = dumps(plan(with_bridges(there) if wired else there, options))
     for name, real in zip(("subnet-a", "subnet-b", "subnet-c", "subnet-d"), UUIDS, strict=True):
         text = text.replace(f"subnet-{name}", f"subnet-{real}")
     assert dumps(loads(text)) == text
