@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from pathlib import Path
@@ -19,6 +20,7 @@ from mdmw.node.actions import ReloadDnsmasq, Remember, RemoveAddress, StartDnsma
 from mdmw.node.apply import apply, write
 from mdmw.node.converge import converge, examine
 from mdmw.node.plan import Options, Plan, plan
+from mdmw.node.plan_text import dumps
 from mdmw.node.view import Router, Subnet, View
 from mdmw.node.wanted import Places
 from mdmw.resolvers.matching import Port
@@ -168,6 +170,19 @@ def test_p_7_other_rules_stay(site):
     site.host.converge(dataclasses.replace(wanted, routers=()))
 
 
+def test_p_7_other_tables_stay(site):
+    """P-7: with nftables, a table of our own."""
+    wanted, space = site.plan(), site.spaces[1]
+    other = "table inet others { chain mdmw { counter drop; }; }"
+    site.host.converge(wanted)
+    inside(space, "nft", other)
+    assert site.host.converge(wanted).actions == ()
+    inside(space, "nft", "delete table inet mdmw")
+    site.host.converge(wanted)
+    assert site.host.converge(wanted).actions == ()
+    assert "drop" in inside(space, "nft", "list", "table", "inet", "others")
+
+
 # --- crashes ----------------------------------------------------------------------------
 
 
@@ -191,6 +206,32 @@ def test_a_crash_after_any_action_heals(site):
         site.host.converge(Plan())
         assert not [name for name in os.listdir("/run/netns") if name in site.spaces], stop
         assert [path.name for path in site.places.state.iterdir()] == ["lock"], stop
+
+
+_CONVERGE = """
+import pathlib, sys
+from mdmw.node.converge import converge
+from mdmw.node.plan_text import loads
+from mdmw.node.wanted import Places
+plan, places = loads(sys.stdin.readline()), Places(state=pathlib.Path(sys.argv[1]))
+print("ready", flush=True)
+converge(plan, places)
+"""
+
+
+@pytest.mark.parametrize("milliseconds", [1, 8, 20, 40, 70])
+def test_a_killed_process_heals(site, milliseconds):
+    """SIGKILL within an action, wherever that is."""
+    wanted = site.plan()
+    command = [sys.executable, "-c", _CONVERGE, str(site.places.state)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        process.stdin.write(dumps(wanted) + "\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(milliseconds / 1000)
+        process.kill()
+    site.host.converge(wanted)
+    assert site.host.converge(wanted).actions == ()
 
 
 def test_a_crash_between_a_file_and_the_signal(site):

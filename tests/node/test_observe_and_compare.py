@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from values import (
+    DHCP,
     DHCP_SPACE,
     OUTER,
     ROUTER_SPACE,
@@ -116,6 +117,17 @@ def test_p_7_rules_of_a_router():
     assert actions(wanted, observed(rules_set=True)) == []
     before = observed(rules_set=False, ours=Ours(frozenset({"rules iptables"})))
     assert actions(wanted, before) == [RemoveRules(ROUTER_SPACE, "iptables"), rules]
+
+
+def test_4_8_two_dhcp_ports_share_a_namespace():
+    """Spec 4.8, LP#1989979: each device gets its own addresses."""
+    there = view()
+    second = dataclasses.replace(DHCP, id="e5da0000-0000-4000-8000-000000000000")
+    both = frozenset({DHCP.id, second.id})
+    there = dataclasses.replace(there, ports=(*there.ports, second), dhcp_ports=both)
+    wanted = wanted_in(DHCP_SPACE, there)
+    assert wanted.addresses == {TAP: (V4,), "tape5da0000-00": (V4,)}
+    assert "no device tape5da0000-00 yet" in difference(wanted, observed(device(TAP)), PLACES, NOW).problem
 
 
 # --- 4.8 --------------------------------------------------------------------------------
