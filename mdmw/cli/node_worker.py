@@ -31,7 +31,10 @@ def main() -> int:
 
     from gevent import monkey
 
-    monkey.patch_all()  # before anything is imported that may wait
+    # Before anything is imported that may wait. Not os: this process forks, and closes, at once.
+    monkey.patch_all(os=False)
+
+    import gevent
 
     from mdmw.node.worker import Worker, shipped_config
     from mdmw.observe import log_to_stderr
@@ -57,6 +60,7 @@ def main() -> int:
         if os.fork() == 0:
             break
         os.close(message.descriptors[0])
+    gevent.reinit()
     channel.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     sock = socket.socket(fileno=message.descriptors[0])

@@ -6,7 +6,8 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ _BACKLOG = 128
 _NOBODY_ELSE = 0o177
 _CREDENTIALS = struct.Struct("3i")
 _PATIENCE = 10.0
+_AGAIN_EVERY = 0.1
 
 
 class ControlError(MdmwError):
@@ -157,6 +159,18 @@ def called(path: Path, patience: float = _PATIENCE) -> Iterator["Caller"]:
         if not _is_root(sock):
             raise ControlError(f"{path}: is not root's")
         yield Caller(Channel(sock, FROM_CONTROL))
+
+
+def ask_again(ask: Callable[[], None], patience: float = _PATIENCE) -> None:
+    """Call `ask`, again and again while one keeper takes over from another; raises `ControlError`."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return ask()
+        except Again:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_AGAIN_EVERY)
 
 
 class Caller:

@@ -69,7 +69,7 @@ class Keeper:
         self._listeners = Listeners(self._changed)
         self._attachments = Attachments(self._loop, self._listeners, settings.directory / _ATTACHED)
         self._held: dict[int, Listener] = {}  # as the supervisor knows them
-        self._wanted: dict[Place, Scope] = {}
+        self._wanted: dict[Place, Scope] | None = None  # until somebody says
         self._coming: dict[Place, Scope] = {}
         self._refused: dict[Place, int | None] = {}
         self._generations: list[Generation] = []  # the oldest first
@@ -83,7 +83,7 @@ class Keeper:
         self._prepare()
         if not self._take_over():
             self._start_anew()
-        self._control = Control(self._loop, self._settings.directory / SOCKET, self)
+            self._open_control()
         self._renew()
         self._loop.after(_LOOK_EVERY, self._look)
         self._loop.run()
@@ -112,6 +112,9 @@ class Keeper:
             self._listeners.adopt(listener)
         self._restore(time.monotonic() + _RESTORE_WITHIN)
 
+    def _open_control(self) -> None:
+        self._control = Control(self._loop, self._settings.directory / SOCKET, self)
+
     def _restore(self, until: float) -> None:
         if not self._attachments.restore() and time.monotonic() < until:
             self._loop.after(_RESTORE_EVERY, lambda: self._restore(until))
@@ -121,10 +124,12 @@ class Keeper:
     def generation_ready(self, generation: Generation) -> None:
         """It serves; the one before may go."""
         if self._predecessor:
+            self._open_control()
             self._predecessor.tell("taken-over")
-            self._supervisor.main_process(os.getpid())
             self._hand_over.close()
             self._predecessor = None
+            self._record_sessions()
+            self._supervisor.main_process(os.getpid())
         LOG.info("%d workers serve %d listeners", len(generation.workers), len(self._listeners))
         for older in self._generations[: self._generations.index(generation)]:
             if not older.is_ending:
@@ -165,6 +170,9 @@ class Keeper:
         self._record_sessions()
 
     def _record_sessions(self) -> None:
+        """For the keeper that comes after this one is killed; while there are two, the one that serves does it."""
+        if self._predecessor or self._is_ending:
+            return
         path = self._settings.directory / _SESSIONS
         path.write_text("".join(f"{one.session}\n" for one in self._generations))
 
@@ -207,12 +215,13 @@ class Keeper:
 
     def _converge(self) -> None:
         """Listen to what is wanted, and to nothing else that a plan once wanted."""
-        self._listeners.close(
-            PLAN, lambda listener: self._wanted.get((listener.namespace, listener.bind)) == listener.scope
-        )
+        if self._wanted is None:
+            return
+        wanted = self._wanted
+        self._listeners.close(PLAN, lambda one: wanted.get((one.namespace, one.bind)) == one.scope)
         there = {(one.namespace, one.bind) for one in self._listeners if one.owner == PLAN}
         refused = {}
-        for (namespace, bind), scope in self._wanted.items():
+        for (namespace, bind), scope in wanted.items():
             if (namespace, bind) in there:
                 continue
             try:
@@ -304,12 +313,13 @@ class Keeper:
             session.answer("socket", [listener.sock.fileno()], **_described(listener))
         for attachment in self._attachments.by_name.values():
             session.answer("attached", [attachment.pidfd], name=attachment.name, pid=attachment.pid)
-        wanted = [
-            [namespace, [bind.address, bind.port, bind.device], [scope.kind, scope.id]]
-            for (namespace, bind), scope in self._wanted.items()
-        ]
-        for start in range(0, len(wanted), MOST_PLACES):
-            session.answer("want", listeners=wanted[start : start + MOST_PLACES], more=True)
+        if self._wanted is not None:
+            wanted = [
+                [namespace, [bind.address, bind.port, bind.device], [scope.kind, scope.id]]
+                for (namespace, bind), scope in self._wanted.items()
+            ]
+            for start in range(0, len(wanted) + 1, MOST_PLACES):
+                session.answer("want", listeners=wanted[start : start + MOST_PLACES], more=True)
         session.answer("done")
 
     def _gone_over(self, session: Session) -> None:
@@ -332,9 +342,9 @@ class Keeper:
             elif message.kind == "attached":
                 self._attachments.adopt(Attachment(**message.fields, pidfd=message.descriptors[0]))
             else:
-                wanted = message.fields["listeners"]
-                self._wanted |= {
-                    (namespace, to_bind(bind)): to_scope(scope) for namespace, bind, scope in wanted
+                listeners = message.fields["listeners"]
+                self._wanted = (self._wanted or {}) | {
+                    (namespace, to_bind(bind)): to_scope(scope) for namespace, bind, scope in listeners
                 }
         self._predecessor = caller
         LOG.info("taken over from another keeper: %d listeners", len(self._listeners))

@@ -26,6 +26,7 @@ from gunicorn.config import Config
 from gunicorn.workers.base_async import AsyncWorker
 
 from mdmw.boundary.base import App, StartResponse
+from mdmw.errors import MdmwError
 from mdmw.filters.listener import LISTENER_MAC, LISTENER_SCOPE
 from mdmw.node.channel import Channel, ChannelError, to_scope
 from mdmw.node.messages import MOST_COUNTS, TO_WORKER
@@ -36,6 +37,7 @@ LOG = logging.getLogger(__name__)
 
 _TURN = 4  # connections accepted of one listener before the others have their turn
 _BODY_SILENCE = 31.0  # seconds; a little more than a head has in all
+_NEXT_REQUEST = 1.0  # seconds for a guest that keeps its connection, when the daemon is stopped
 _PAUSE = 0.1  # seconds, when there was no descriptor left
 _ABORTED = (errno.ECONNABORTED, errno.EPROTO, errno.EINTR)
 _TCP_SAVED_SYN = 28  # linux/tcp.h
@@ -54,6 +56,7 @@ class Worker:
         self.application = application
         self.config = config
         self.is_ending = False
+        self.patience: float = config.keepalive
         self._channel = Channel(sock, TO_WORKER)
         self._most = connections
         self._listeners: dict[int, Listener] = {}
@@ -118,6 +121,8 @@ class Worker:
                     self._stop()
         except (ChannelError, OSError) as error:
             LOG.warning("no more word from the keeper: %s; what is served is served on", error)
+            if not self._listeners:
+                self._drain()
 
     def _add(self, descriptor: int, key: int, scope: list[Any], on_link: bool) -> None:
         self._listeners[key] = Listener(self, descriptor, to_scope(scope), on_link)
@@ -138,8 +143,12 @@ class Worker:
         self._end.set()
 
     def _stop(self) -> None:
-        """Guests that have not begun a request are not waited for."""
+        """As `_drain`, but guests that do not begin another request soon are not waited for."""
         self._drain()
+        self.patience = _NEXT_REQUEST
+        gevent.spawn_later(_NEXT_REQUEST, self._hurry)
+
+    def _hurry(self) -> None:
         for conversation in list(self._conversations):
             conversation.hurry()
 
@@ -228,7 +237,7 @@ class Conversation(AsyncWorker):  # type: ignore[misc]
     def timeout_ctx(self) -> gevent.Timeout:
         """The time for a request's head, and to wait for it."""
         self._is_idle = True
-        return gevent.Timeout(self.cfg.keepalive, False)
+        return gevent.Timeout(self._worker.patience, False)
 
     def wsgi(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """The application, told what this server knows of the connection."""
@@ -276,10 +285,12 @@ class _GunicornLog:
     warning = info
 
     def exception(self, text: str, *details: object) -> None:
-        """A defect; or a guest that went away, or took too long."""
+        """A defect; or a guest that went away or took too long; or an upstream that broke off."""
         error = sys.exception()
         if isinstance(error, OSError):
             LOG.info("a connection broke off: %s", error)
+        elif isinstance(error, MdmwError):
+            LOG.warning("an answer broke off: %s", one_line(str(error)))
         else:
             LOG.error("%s", one_line(text % details if details else text), exc_info=error)
 
