@@ -15,6 +15,7 @@ from oslo_config import cfg
 from sphinx.util.docutils import SphinxDirective
 
 from mdmw.cli.main import build_parser
+from mdmw.node import settings
 from mdmw.wsgi.catalogue import OPTIONS, RESOLVERS
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +67,7 @@ class Options(_Generated):
 
     def parts(self) -> dict[str, list[str]]:
         sections = {**OPTIONS, **{f"resolver = {name}": options for name, options in RESOLVERS.items()}}
+        sections["mdmw node"] = settings.OPTIONS
         return {name: _listed(map(_option, options)) for name, options in sections.items()}
 
 
