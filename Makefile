@@ -35,6 +35,10 @@ bench: $(VENV)/.test ## the table of figures beside the limit in C (root; about 
 	@tools/need ip=iproute2 haproxy=haproxy wrk=wrk
 	$(BIN)/python -m bench
 
+bench-openstack: $(VENV)/.test ## the storm beside Neutron's own agent (root, Debian; about three minutes)
+	@tools/need ip=iproute2 nft=nftables
+	MDMW_OPENSTACK=build/openstack PYTHONPATH=tests/openstack $(BIN)/python -m bench.incumbent
+
 docs: $(VENV)/.test ## the documentation, into doc/_build/html; a warning is an error
 	$(BIN)/sphinx-build -q -W --keep-going -b html doc doc/_build/html
 

@@ -78,11 +78,11 @@ def meta_data() -> bytes:
     return text.encode()
 
 
-def upstream(body: Path) -> str:
+def upstream(body: Path, port: int = NOVA_PORT) -> str:
     """The stand-in for Nova: `body` to everybody, at once or after a wait, depending on the path."""
     wait = round(NOVA_TAKES * 1000)
     return _COMMON.format(maxconn=8192, threads=1) + _UPSTREAM.format(
-        address=METADATA_ADDRESS, port=NOVA_PORT, wait=wait, body=body, at_once=AT_ONCE
+        address=METADATA_ADDRESS, port=port, wait=wait, body=body, at_once=AT_ONCE
     )
 
 

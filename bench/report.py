@@ -39,9 +39,9 @@ def line(row: Row, figures: Figures) -> str:
     closed, storm, idle = figures["closed_loop"], figures["storm"], figures["idle"]
     return _LINE.format(
         str(row),
-        f"{closed['rate']:.0f}", _ms(closed["p50"]), _ms(closed["p99"]), closed["errors"],
-        f"{storm['wall']:.2f}", f"{storm['rate']:.0f}", _ms(storm["p50"]), _ms(storm["p99"]), storm["errors"],
-        _ms(idle["p50"], 2), _ms(idle["above_direct"], 2),
+        f"{closed['rate']:.0f}", ms(closed["p50"]), ms(closed["p99"]), closed["errors"],
+        f"{storm['wall']:.2f}", f"{storm['rate']:.0f}", ms(storm["p50"]), ms(storm["p99"]), storm["errors"],
+        ms(idle["p50"], 2), ms(idle["above_direct"], 2),
         f"{figures['memory'] / 2**20:.1f}",
         f"{figures['others'] * 100:.0f}",
     )  # fmt: skip
@@ -67,5 +67,6 @@ def document(results: Mapping[Row, Figures], judged: Sequence[Verdict]) -> dict[
     }
 
 
-def _ms(seconds: float | None, digits: int = 1) -> str:
+def ms(seconds: float | None, digits: int = 1) -> str:
+    """Seconds in milliseconds."""
     return "-" if seconds is None else f"{seconds * 1000:.{digits}f}"

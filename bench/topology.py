@@ -33,15 +33,20 @@ class Topology:
 
 
 @contextlib.contextmanager
-def topology(guests: int) -> Iterator[Topology]:
-    """Both namespaces, linked, with `guests` addresses on the guests' end; removed on leaving."""
+def topology(guests: int, node: str | None = None) -> Iterator[Topology]:
+    """Both namespaces, linked, with `guests` addresses on the guests' end; removed on leaving.
+
+    `node` is a namespace that is there already, and stays.
+    """
     addresses = tuple(str(SUBNET[256 + number]) for number in range(guests))
-    made = Topology(f"mdmw-bench-guest-{os.getpid()}", f"mdmw-bench-node-{os.getpid()}", addresses)
+    guest = f"mdmw-bench-guest-{os.getpid()}"
+    made = Topology(guest, node or f"mdmw-bench-node-{os.getpid()}", addresses)
+    own = [made.guest] if node else [made.guest, made.node]
     try:
-        _build(made)
+        _build(made, own)
         yield made
     finally:
-        for name in (made.guest, made.node):
+        for name in own:
             subprocess.run(["ip", "netns", "delete", name], check=False, stderr=subprocess.DEVNULL)
 
 
@@ -68,10 +73,11 @@ def _enter(descriptor: int) -> None:
         raise OSError(code, os.strerror(code))
 
 
-def _build(made: Topology) -> None:
-    for name in (made.guest, made.node):
+def _build(made: Topology, own: Sequence[str]) -> None:
+    for name in own:
         _run("ip", "netns", "add", name)
         _run("ip", "-n", name, "link", "set", "lo", "up")
+    for name in (made.guest, made.node):
         for key, value in _SYSCTLS.items():
             with inside(name), open(f"/proc/sys/{key.replace('.', '/')}", "w", encoding="ascii") as setting:
                 setting.write(value)

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,12 @@ class Usage:
         """The share of the machine that others used since `before`, 0 to 1."""
         others = (self.machine - before.machine) - (self.bench - before.bench)
         return max(0.0, others / (self.at - before.at) / (os.cpu_count() or 1))
+
+
+def pids_in(namespace: str) -> list[int]:
+    """All processes in a network namespace."""
+    listed = subprocess.run(["ip", "netns", "pids", namespace], stdout=subprocess.PIPE, text=True, check=True)
+    return [int(pid) for pid in listed.stdout.split()]
 
 
 def _seconds(usage: resource.struct_rusage) -> float:

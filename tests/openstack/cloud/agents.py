@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.processes import accepts_unix
 
 from .cloud import Cloud
-from .settings import credentials
+from .settings import NOVA_PORT, credentials
 
 #: neutron-metadata-agent, and mdmw's agent as it asks Neutron.
 NEUTRON, REST, RPC = "neutron-metadata-agent", "mdmw-rest", "mdmw-rpc"
@@ -17,6 +17,7 @@ _INI = """
 [DEFAULT]
 host = {name}
 nova_metadata_host = 127.0.0.1
+nova_metadata_port = {nova_port}
 metadata_proxy_shared_secret = {shared}
 metadata_workers = {workers}
 """
@@ -25,10 +26,9 @@ _MDMW = Path(sys.executable).with_name("mdmw-metadata-agent")
 
 
 @contextlib.contextmanager
-def running(cloud: Cloud, name: str, workers: int = 2) -> Iterator[int]:
+def running(cloud: Cloud, name: str, workers: int = 2, nova_port: int = NOVA_PORT) -> Iterator[int]:
     """One agent, on the socket that Neutron's `state_path` names; its name is also its host's."""
-    ini = cloud.state.etc(name) / "metadata_agent.ini"
-    ini.write_text(_ini(cloud, name, workers))
+    ini = write_ini(cloud, name, workers, nova_port)
     program = cloud.state.virtualenv("neutron") / "bin" / name if name == NEUTRON else _MDMW
     files = (cloud.state.etc("neutron") / "neutron.conf", ini)
     command = [program, *(f"--config-file={file}" for file in files)]
@@ -36,6 +36,11 @@ def running(cloud: Cloud, name: str, workers: int = 2) -> Iterator[int]:
         yield pid
 
 
-def _ini(cloud: Cloud, name: str, workers: int) -> str:
-    text = _INI.format(name=name, shared=cloud.secrets.shared, workers=workers)
-    return text + f"[neutron]\n{credentials('nova', cloud.secrets.nova)}" if name == REST else text
+def write_ini(cloud: Cloud, name: str, workers: int, nova_port: int) -> Path:
+    """The agent's own file, beside neutron.conf; only REST has credentials."""
+    text = _INI.format(name=name, shared=cloud.secrets.shared, workers=workers, nova_port=nova_port)
+    if name == REST:
+        text += f"[neutron]\n{credentials('nova', cloud.secrets.nova)}"
+    ini = cloud.state.etc(name) / "metadata_agent.ini"
+    ini.write_text(text)
+    return ini

@@ -3,7 +3,7 @@
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.topology import inside
@@ -21,17 +21,19 @@ _LISTENING = "0A"
 
 
 @contextlib.contextmanager
-def running(cloud: Cloud, name: str, networks: Mapping[str, Network] | None = None) -> Iterator[list[int]]:
-    """One proxy in each namespace of `networks` (all), told its scope by its caller; yields process ids."""
-    chosen = list((networks or cloud.seed.networks).values())
-    commands = _haproxy(cloud, chosen) if name == HAPROXY else _mdmw(cloud, chosen)
+def running(cloud: Cloud, name: str) -> Iterator[None]:
+    """One proxy in the namespace of each network and of each router."""
+    networks = list(cloud.seed.networks.values())
+    commands = _haproxy(cloud, networks) if name == HAPROXY else _mdmw(cloud, networks)
+    places = [
+        place
+        for network in networks
+        for place in ((qdhcp(network), _NETWORK_PORT), (qrouter(network), ROUTER_PORT))
+    ]
     with contextlib.ExitStack() as stack:
-        pids = []
-        for network, command in zip(chosen, commands[::2], strict=True):
-            pids.append(stack.enter_context(_serve(cloud, qdhcp(network), _NETWORK_PORT, command)))
-        for network, command in zip(chosen, commands[1::2], strict=True):
-            pids.append(stack.enter_context(_serve(cloud, qrouter(network), ROUTER_PORT, command)))
-        yield pids
+        for (namespace, port), command in zip(places, commands, strict=True):
+            stack.enter_context(_serve(cloud, namespace, port, command))
+        yield
 
 
 def _serve(
@@ -43,10 +45,15 @@ def _serve(
 
 
 def _haproxy(cloud: Cloud, networks: list[Network]) -> list[list[str]]:
-    """For each network its own and its router's, as Neutron's driver writes the configuration."""
+    """For each network its own and its router's."""
     scopes = []
     for network in networks:
         scopes += [f"network={network.id}={dhcp_device(network)}", f"router={network.router_id}"]
+    return haproxy_commands(cloud, scopes)
+
+
+def haproxy_commands(cloud: Cloud, scopes: Sequence[str]) -> list[list[str]]:
+    """haproxy as Neutron's driver configures it, for each scope as neutron_haproxy.py takes it."""
     conf = cloud.state.etc("neutron") / "neutron.conf"
     python = cloud.state.virtualenv("neutron") / "bin" / "python"
     done = subprocess.run([python, _RENDER, conf, *scopes], stdout=subprocess.PIPE, text=True, check=True)
@@ -54,15 +61,19 @@ def _haproxy(cloud: Cloud, networks: list[Network]) -> list[list[str]]:
 
 
 def _mdmw(cloud: Cloud, networks: list[Network]) -> list[list[str]]:
-    """With the arguments of P-9."""
-    common = [str(_MDMW), "--nodaemonize", f"--metadata_proxy_socket={cloud.socket}"]
+    """For each network its own and its router's."""
     commands = []
     for network in networks:
         addresses = f"{METADATA_V4},{METADATA_V6}%{dhcp_device(network)}"
         by_network = [f"--network_id={network.id}", f"--metadata_port={_NETWORK_PORT}", f"--bind={addresses}"]
         by_router = [f"--router_id={network.router_id}", f"--metadata_port={ROUTER_PORT}"]
-        commands += [common + by_network, common + by_router]
+        commands += [mdmw_command(cloud, *words) for words in (by_network, by_router)]
     return commands
+
+
+def mdmw_command(cloud: Cloud, *words: str) -> list[str]:
+    """mdmw's proxy with the arguments of P-9, before the agent of this cloud."""
+    return [str(_MDMW), "--nodaemonize", f"--metadata_proxy_socket={cloud.socket}", *words]
 
 
 def _listens(namespace: str, port: int) -> bool:

@@ -179,10 +179,24 @@ class Services:
             [*command, database], input=statements, text=True, stdout=subprocess.PIPE, check=True
         ).stdout
 
-    def accepts(self, port: int) -> bool:
-        """Whether somebody listens on the node's loopback."""
+    @contextlib.contextmanager
+    def broker(self) -> Iterator[amqp.Connection]:
+        """A connection to Neutron's part of RabbitMQ; raises OSError and `amqp.AMQPError`."""
+        connection = amqp.Connection(
+            f"127.0.0.1:{settings.RABBIT_PORT}",
+            settings.RABBIT_USER,
+            self._secret.rabbit,
+            virtual_host="neutron",
+        )
         with inside(self._node):
-            return accepts_tcp("127.0.0.1", port)
+            connection.connect()
+        with connection:
+            yield connection
+
+    def accepts(self, port: int, address: str = "127.0.0.1") -> bool:
+        """Whether somebody listens in the node's namespace."""
+        with inside(self._node):
+            return accepts_tcp(address, port)
 
     def neutron_files(self) -> list[str]:
         """The words by which Neutron's programs find their configuration."""
@@ -218,31 +232,18 @@ class Services:
 
     def _rabbit_accepts(self) -> bool:
         try:
-            with self._broker():
+            with self.broker():
                 return True
         except (OSError, amqp.AMQPError):
             return False
 
     def _rpc_consumes(self) -> bool:
         try:
-            with self._broker() as connection:
+            with self.broker() as connection:
                 channel = connection.channel()
                 return all(channel.queue_declare(queue, passive=True).consumer_count for queue in _QUEUES)
         except (OSError, amqp.AMQPError):
             return False  # a queue that does not exist yet closes the channel
-
-    @contextlib.contextmanager
-    def _broker(self) -> Iterator[amqp.Connection]:
-        connection = amqp.Connection(
-            f"127.0.0.1:{settings.RABBIT_PORT}",
-            settings.RABBIT_USER,
-            self._secret.rabbit,
-            virtual_host="neutron",
-        )
-        with inside(self._node):
-            connection.connect()
-        with connection:
-            yield connection
 
 
 def _end_of(log: Path) -> str:
