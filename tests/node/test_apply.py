@@ -298,7 +298,7 @@ def meddle(site, how):
     ],
 )
 def test_whatever_somebody_did_is_undone(long_lived_site, how):
-    """The rules flushed, devices renamed, addresses taken away, dnsmasq killed, a namespace deleted."""
+    """P-3, P-5, P-7: rules flushed, devices renamed, addresses and sysctls changed, dnsmasq killed."""
     site = long_lived_site
     wanted = site.plan()
     site.host.converge(wanted)
