@@ -32,7 +32,7 @@ def main() -> int:
     from gevent import monkey
 
     # Before anything is imported that may wait. Not os: this process forks, and closes, at once.
-    monkey.patch_all(os=False)
+    monkey.patch_all(os=False, signal=False, subprocess=False)
 
     import gevent
 

@@ -170,7 +170,7 @@ class Keeper:
         self._record_sessions()
 
     def _record_sessions(self) -> None:
-        """For the keeper that comes after this one is killed; while there are two, the one that serves does it."""
+        """For the keeper after one that is killed. While there are two, only the one that serves does it."""
         if self._predecessor or self._is_ending:
             return
         path = self._settings.directory / _SESSIONS

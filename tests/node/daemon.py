@@ -79,6 +79,8 @@ class Supervisor:
             words = dict(line.split("=", 1) for line in data.decode().splitlines())
             with self._changed:
                 if "FDSTORE" in words:
+                    if words["FDNAME"] in self.kept:  # the same socket once more
+                        os.close(self.kept.pop(words["FDNAME"]))
                     self.kept[words["FDNAME"]] = descriptors[0]
                 elif "FDSTOREREMOVE" in words:
                     os.close(self.kept.pop(words["FDNAME"]))
