@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mdmw.node import channel, namespaces
-from mdmw.node.listeners import Listeners
+from mdmw.node.listeners import PLAN, Listeners
 from mdmw.node.loop import Loop
 from mdmw.node.namespaces import Bind
 from mdmw.records import Scope
@@ -93,6 +93,9 @@ class Attachments:
                     continue
                 LOG.warning("%s: not attached again: %s", path.stem, error)
                 path.unlink(missing_ok=True)
+        for listener in self._listeners:
+            if listener.owner != PLAN and listener.owner not in self.by_name:
+                self._listeners.close(listener.owner)
         return done
 
     def _restore(self, path: Path) -> None:

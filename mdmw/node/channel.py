@@ -5,6 +5,7 @@ exactly as the receiver's table of shapes says is a `ChannelError`, and none of
 its descriptors stays open.
 """
 
+import array
 import contextlib
 import json
 import os
@@ -21,7 +22,7 @@ from mdmw.records import METADATA_ADDRESS, METADATA_ADDRESS_V6, Scope, is_uuid
 Check = Callable[[Any], bool]
 
 _LONGEST = 64 * 1024
-_MOST_DESCRIPTORS = 4
+_ROOM = socket.CMSG_SPACE(4 * array.array("i").itemsize)  # for descriptors, more than any message has
 _BUFFER = 4 * 1024 * 1024
 _SO_SNDBUFFORCE = 32  # asm-generic/socket.h
 
@@ -73,9 +74,12 @@ class Channel:
 
     def receive(self) -> Message:
         """The next message; raises `ChannelError`, `Ended` and OSError."""
-        data, descriptors, flags, _ = socket.recv_fds(
-            self.sock, _LONGEST, _MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-        )
+        # Not socket.recv_fds, which drops its flags: programs started later would inherit what comes.
+        data, ancillary, flags, _ = self.sock.recvmsg(_LONGEST, _ROOM, socket.MSG_CMSG_CLOEXEC)
+        descriptors = array.array("i")
+        for level, kind, raw in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                descriptors.frombytes(raw[: len(raw) - len(raw) % descriptors.itemsize])
         try:
             return self._checked(data, tuple(descriptors), flags)
         except ChannelError:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mdmw.errors import MdmwError
-from mdmw.node.channel import Channel, ChannelError, Message, enlarge
+from mdmw.node.channel import Channel, ChannelError, Ended, Message, enlarge
 from mdmw.node.loop import Loop
 from mdmw.node.messages import FROM_CONTROL, TO_CONTROL
 
@@ -131,7 +131,9 @@ class Session:
             message = self._channel.receive()
         except BlockingIOError:
             return
-        except (ChannelError, OSError):
+        except (ChannelError, OSError) as error:
+            if not isinstance(error, Ended):
+                LOG.warning("a caller is hung up on: %s", error)
             self.end()
             return
         try:

@@ -1,5 +1,6 @@
 """The listening sockets that the keeper holds."""
 
+import contextlib
 import itertools
 import logging
 import os
@@ -104,4 +105,7 @@ class Listeners:
     def _close(self, key: int) -> None:
         listener = self.by_key.pop(key)
         self._changed(key)
+        with contextlib.suppress(OSError):
+            # In the workers too, and at once: the address is free, whatever they do.
+            listener.sock.shutdown(socket.SHUT_RDWR)
         listener.sock.close()

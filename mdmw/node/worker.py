@@ -200,6 +200,9 @@ class Listener:
             except OSError as error:
                 if error.errno in _ABORTED:
                     continue
+                if error.errno == errno.EINVAL:  # the keeper has ended it, and is about to say so
+                    self._watcher.stop()
+                    return
                 LOG.warning("%s: no connection can be accepted: %s", self.scope, error)
                 self._watcher.stop()
                 gevent.spawn_later(_PAUSE, self.accept_again)

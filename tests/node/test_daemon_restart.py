@@ -191,7 +191,7 @@ def test_a_bad_configuration_changes_nothing(place: Site) -> None:
 
 @pytest.mark.parametrize("is_supervised", [True, False])
 def test_a_keeper_that_is_killed(place: Site, is_supervised: bool) -> None:
-    """Its workers serve on; the next keeper has them make place, and starts anew; or has what systemd kept."""
+    """Its workers serve on. The next one has them make place, and starts anew, or has what systemd kept."""
     keeper = place.started()
     place.want(*map(listener, NETWORKS))
     workers = place.workers(keeper)
