@@ -6,6 +6,7 @@ Where neutron-metadata-agent is in the path its defects are what is expected, ex
 import gzip
 import json
 import time
+from functools import partial
 
 import pytest
 from cloud.agents import NEUTRON
@@ -67,14 +68,20 @@ def test_w_13_binary_user_data(cloud, agent, proxy, as_guest, version):
         assert (reply.status, reply.body) == (200, stored)
 
 
-def test_7_4_password_is_written_once(cloud, as_guest):
-    """W-8, spec 7.4: POST stores it, the second one gets 409."""
+def test_7_4_password_is_written_once(cloud, agent, proxy, as_guest):
+    """W-8, spec 7.4, K4: POST stores it, the next one gets 409."""
     cloud.services.sql("delete from instance_system_metadata where `key` like 'password_%'", "nova")
     eventually(lambda: as_guest("a", PASSWORD).body, b"")
+    post = partial(as_guest, "a", PASSWORD, method="POST")
     secret = b"b64 cipher text"
-    assert as_guest("a", PASSWORD, method="POST", body=secret).status == 200
-    eventually(lambda: as_guest("a", PASSWORD).body, secret)
-    assert as_guest("a", PASSWORD, method="POST", body=b"another").status == 409
+    if (agent, proxy) == (NEUTRON, HAPROXY):
+        # It does not wait for bodies: this one never comes, and of the others it loses some.
+        assert post(headers=[("Content-Length", "15")]).status == 200
+        eventually(lambda: post(body=secret).status, 409)
+    else:
+        assert post(body=secret).status == 200
+        eventually(lambda: as_guest("a", PASSWORD).body, secret)
+        assert post(body=b"another").status == 409
     assert as_guest("a", PASSWORD).body == secret
 
 
