@@ -1,19 +1,21 @@
-"""`mdmw node plan` and `mdmw node apply`: what the namespaces of this host need, and to give it to them."""
+"""`mdmw node plan|apply|list|status|detach`: what this host's namespaces need, and what is served in them."""
 
 import argparse
 from collections.abc import Callable
 from typing import Any
 
+from mdmw.cli import node_control
 from mdmw.cli.common import add_json
 from mdmw.errors import ConfigError
 
 
 def add_parser(commands: Any) -> None:
-    """`mdmw node plan|apply`."""
+    """`mdmw node ACTION`."""
     parser = commands.add_parser(
         "node",
-        help="plan and apply what the namespaces of a network node need",
-        description="Addresses, routes, rules and DHCP, so that 169.254.169.254 answers.",
+        help="plan and apply what the namespaces of a network node need; ask mdmw-node",
+        description="Addresses, routes, rules and DHCP, so that 169.254.169.254 answers; and mdmw-node, that "
+        "answers there.",
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     show = actions.add_parser(
@@ -34,6 +36,7 @@ def add_parser(commands: Any) -> None:
     _add_source(apply)
     apply.add_argument("--once", action="store_true", required=True, help="once; mdmw-node does it for ever")
     apply.set_defaults(run=_command("apply"))
+    node_control.add_actions(actions)
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:

@@ -300,3 +300,36 @@ def test_nonsense_on_the_control_socket(place: Site) -> None:
     assert place.listeners() == []
     assert place.log.count("a caller is hung up on: a message") == 4
     assert "Traceback" not in place.log
+
+
+# --- the commands -----------------------------------------------------------------------
+
+
+def mdmw_node(place: Site, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mdmw", "node", *words, "--socket", str(place.directory / "node.sock")]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+
+def test_mdmw_node_list_and_status(place: Site) -> None:
+    """As a table for people, and as JSON."""
+    keeper = place.started()
+    place.want(listener(NETWORKS[0]))
+    Guest(NETWORKS[0], keeps=False).ask()
+    heading, _, row = mdmw_node(place, "list").stdout.splitlines()
+    assert heading.split() == ["NAMESPACE", "AT", "FOR", "BY", "SINCE", "CONNECTIONS", "OPEN"]
+    words = row.split()
+    assert words[:5] == [NAMES[0], "169.254.169.254:80", "network", NETWORKS[0], "plan"]
+    assert words[-2:] == ["1", "0"]
+    assert json.loads(mdmw_node(place, "list", "--json").stdout)[0]["connections"] == 1
+    assert f"pid        {keeper.pid}\n" in mdmw_node(place, "status").stdout
+    assert json.loads(mdmw_node(place, "status", "--json").stdout)["workers"] == 2
+
+
+def test_mdmw_node_says_what_is_wrong(place: Site) -> None:
+    """Status 2 and one line: nobody is there, or nothing of that name."""
+    done = mdmw_node(place, "list")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "no keeper is there" in done.stderr
+    place.started()
+    done = mdmw_node(place, "detach", "x")
+    assert (done.returncode, done.stderr) == (2, "mdmw: nothing of the name x is attached\n")
