@@ -1,7 +1,6 @@
 """gunicorn inside a daemon of ours: the settings of etc/gunicorn.conf.py, our sockets, our log."""
 
 import concurrent.futures.thread  # noqa: F401 - a worker would import it, when the privileges are gone
-import contextlib
 import logging
 import os
 import runpy
@@ -143,13 +142,16 @@ class OneProcess(ThreadWorker):  # type: ignore[misc]
     def serve(self) -> None:
         """Returns when requests under way are answered, or their time (graceful_timeout) is over."""
         sys.setswitchinterval(SWITCH_INTERVAL)
-        with contextlib.suppress(SystemExit):  # how SIGINT and SIGQUIT end it
-            self.init_process()
+        self.init_process()
 
     def init_signals(self) -> None:
         super().init_signals()
         for number in (signal.SIGHUP, signal.SIGUSR1):  # nothing to read again, nor to open again
             signal.signal(number, signal.SIG_IGN)
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        # gunicorn's own takes a lock of the thread pool, which this thread may hold already.
+        self.handle_exit(sig, frame)
 
     def notify(self) -> None:
         """There is no master to tell."""
