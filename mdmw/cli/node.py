@@ -6,6 +6,7 @@ from typing import Any
 
 from mdmw.cli import node_control
 from mdmw.cli.common import add_json
+from mdmw.cli.node_source import add_source
 from mdmw.errors import ConfigError
 
 
@@ -24,7 +25,7 @@ def add_parser(commands: Any) -> None:
         description="Print what must be there and what would be done, without touching anything. Without "
         "root it says what it could not see. Status 0: all is so; 1: something is to be done.",
     )
-    _add_source(show)
+    add_source(show)
     add_json(show)
     show.set_defaults(run=_command("show"))
     apply = actions.add_parser(
@@ -33,28 +34,10 @@ def add_parser(commands: Any) -> None:
         description="Make it so, and print what was done. A second run does nothing, and says so. Status 1: "
         "not all of it could be done.",
     )
-    _add_source(apply)
+    add_source(apply)
     apply.add_argument("--once", action="store_true", required=True, help="once; mdmw-node does it for ever")
     apply.set_defaults(run=_command("apply"))
     node_control.add_actions(actions)
-
-
-def _add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--file", metavar="FILE", help="inventory that says what there is, without Neutron")
-    parser.add_argument(
-        "--config-file",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="options, as in Neutron's dhcp_agent.ini and l3_agent.ini; may be repeated, the last wins",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option, before those of the files; may be repeated",
-    )
 
 
 def _command(name: str) -> Callable[[argparse.Namespace, argparse.ArgumentParser], int]:

@@ -4,12 +4,12 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from mdmw.cli.common import table
-from mdmw.errors import ConfigError, Unavailable
+from mdmw.cli.node_source import given
+from mdmw.errors import Unavailable
 from mdmw.node.converge import Report, converge, examine
 from mdmw.node.difference import Difference
 from mdmw.node.plan import DhcpPlan, Plan, RouterPlan, plan
@@ -21,7 +21,7 @@ _PAUSE = 0.2
 
 def show(arguments: argparse.Namespace) -> int:
     """Print the plan and the difference."""
-    node = load(_given(arguments))
+    node = load(given(arguments))
     wanted = _plan(node)
     if wanted is None:
         return 1
@@ -35,7 +35,7 @@ def show(arguments: argparse.Namespace) -> int:
 
 def apply(arguments: argparse.Namespace) -> int:
     """Apply the plan; wait for IPv6 addresses, which take a second or two."""
-    node = load(_given(arguments))
+    node = load(given(arguments))
     wanted = _plan(node)
     if wanted is None:
         return 1
@@ -51,18 +51,6 @@ def apply(arguments: argparse.Namespace) -> int:
     if not did and not report.problems:
         print("all is so already: nothing was done")
     return int(bool(report.problems))
-
-
-def _given(arguments: argparse.Namespace) -> Mapping[str, str]:
-    given = {"config_file": ",".join(arguments.config_file)} if arguments.config_file else {}
-    for word in arguments.set:
-        name, equals, value = word.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {name}: NAME=VALUE is allowed")
-        given[name] = value
-    if arguments.file:
-        given["inventory"] = arguments.file
-    return given
 
 
 def _plan(node: Node) -> Plan | None:

@@ -3,6 +3,7 @@
 import argparse
 import datetime
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,16 @@ def _row(message: Message) -> tuple[str, ...]:
 
 
 def _status(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> int:
-    [message] = _ask(arguments, "status")
+    message, *problems = _ask(arguments, "status")
+    shown = dict(message.fields)
+    lines = [problem.fields["what"] for problem in problems]
     if arguments.json:
-        print(json.dumps(dict(message.fields), indent=2))
+        print(json.dumps(shown | {"problems": lines}, indent=2))
         return 0
-    shown = dict(message.fields) | {"since": _time(message.fields["since"])}
+    planned = f"{time.time() - shown['planned']:.0f} seconds ago" if shown["planned"] else "-"
+    shown |= {"since": _time(shown["since"]), "planned": planned}
     print("\n".join(f"{name:10} {value}" for name, value in shown.items()))
+    print("".join(f"problem: {line}\n" for line in lines), end="")
     return 0
 
 

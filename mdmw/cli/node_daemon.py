@@ -8,16 +8,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mdmw.cli.node_source import add_source
 from mdmw.cli.privileges import ids_of
 from mdmw.errors import ConfigError, MdmwError
-from mdmw.node.crew import PRELOADER
+from mdmw.node.crew import PRELOADER, Start
 from mdmw.node.keeper import Keeper, Settings
 from mdmw.node.spawn import Identity, spawn
 from mdmw.observe import log_to_stderr
 
 PROGRAM = "mdmw-node"
+_PLANNER = "mdmw.cli.node_planner"
+_CONVERGE = "mdmw.cli.node_converge"
 RUN_DIRECTORY = "/run/mdmw"
 _MOST_WORKERS = 4
+_FIRST = 3  # descriptor after the standard ones
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -57,6 +61,30 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--run-dir", metavar="DIR", default=RUN_DIRECTORY, help="for node.sock; default: %(default)s"
     )
+    source = parser.add_argument_group(
+        "plan",
+        "With one of these it finds out itself what this host needs, makes it so, and looks after it. "
+        "Without them it serves what mdmw-haproxy attaches.",
+    )
+    add_source(source)
+    source.add_argument(
+        "--planner-user", metavar="USER", default="", help="who reads the file or Neutron; default: as --user"
+    )
+    for name, default, text in (
+        (
+            "--poll-interval",
+            10,
+            "between two readings of Neutron, or of the file; a file that changes is read at once",
+        ),
+        ("--look-interval", 30, "between two looks at whether all is as planned"),
+    ):
+        source.add_argument(
+            name,
+            type=_between(1, 3600),
+            default=default,
+            metavar="SECONDS",
+            help=f"{text}; default: %(default)s",
+        )
     return parser
 
 
@@ -82,12 +110,42 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         *("--pipeline", arguments.pipeline, "--connections", str(arguments.connections), "--channel"),
     ]
     identity = Identity(ids.uid, ids.gid)
-    start = functools.partial(_start, command, identity)
-    return Settings(start, arguments.workers, identity, Path(arguments.run_dir), os.environ)
+    return Settings(
+        start=functools.partial(_start, command, identity),
+        workers=arguments.workers,
+        identity=identity,
+        directory=Path(arguments.run_dir),
+        environ=os.environ,
+        plan=_planner(arguments),
+        converge=_converge,
+        look_every=arguments.look_interval,
+    )
+
+
+def _planner(arguments: argparse.Namespace) -> Start | None:
+    """None when nothing says what to plan from."""
+    source = [f"--set={word}" for word in arguments.set]
+    source += [f"--config-file={Path(name).absolute()}" for name in arguments.config_file]
+    source += [f"--file={Path(arguments.file).absolute()}"] if arguments.file else []
+    if not source:
+        return None
+    ids = ids_of(arguments.planner_user or arguments.user, "" if arguments.planner_user else arguments.group)
+    if ids.uid == 0:
+        raise ConfigError("--planner-user root is not allowed; it talks to others")
+    interval = ["--poll-interval", str(arguments.poll_interval), "--channel"]
+    command = [sys.executable, "-m", _PLANNER, *source, *interval]
+    return functools.partial(_start, command, Identity(ids.uid, ids.gid))
 
 
 def _start(command: list[str], identity: Identity, channel: socket.socket) -> int:
     return spawn([*command, str(channel.fileno())], identity, channel.fileno())
+
+
+def _converge(channel: socket.socket) -> int:
+    """As root, in a session of its own: what it does is done to its end."""
+    command = [sys.executable, "-P", "-m", _CONVERGE, "--channel", str(_FIRST)]
+    inherited = [(os.POSIX_SPAWN_DUP2, channel.fileno(), _FIRST)]
+    return os.posix_spawn(sys.executable, command, os.environ, file_actions=inherited, setsid=True)
 
 
 def _between(least: int, most: int) -> "functools.partial[int]":

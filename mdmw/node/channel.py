@@ -153,6 +153,11 @@ def line(value: Any) -> bool:
     return isinstance(value, str) and len(value) < 2000 and value.isprintable()
 
 
+def as_line(text: str) -> str:
+    """A text for people as one that passes the check `line`."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))[:1999]
+
+
 def name(value: Any) -> bool:
     """The name of a namespace or an attachment: part of a path, and never `..`."""
     return isinstance(value, str) and _NAME.fullmatch(value) is not None

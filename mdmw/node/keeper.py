@@ -1,7 +1,7 @@
 """The keeper: root, and small. Opens listening sockets in namespaces, and has others serve them.
 
 It talks to no guest. Workers, which do, get sockets over channels on which they cannot ask for
-anything; root asks over the control socket; a planner says what must be listened to.
+anything; root asks over the control socket; a planner says what must be there.
 """
 
 import contextlib
@@ -26,8 +26,10 @@ from mdmw.node.listeners import PLAN, Listener, Listeners
 from mdmw.node.loop import Loop
 from mdmw.node.messages import MOST_PLACES
 from mdmw.node.namespaces import Bind
+from mdmw.node.planner import Planner
 from mdmw.node.spawn import Identity
 from mdmw.node.supervisor import Supervisor
+from mdmw.node.upkeep import Upkeep
 from mdmw.records import Scope
 
 LOG = logging.getLogger(__name__)
@@ -47,13 +49,20 @@ Place = tuple[str, Bind]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`start` starts a preloader; `directory` is for sockets and state."""
+    """`start` starts a preloader; `directory` is for sockets and state.
+
+    `plan` starts a planner, where there is one, and `converge` a process that applies what it planned,
+    every `look_every` seconds at least.
+    """
 
     start: Start
     workers: int
     identity: Identity
     directory: Path
     environ: Mapping[str, str]
+    plan: Start | None
+    converge: Start
+    look_every: float
 
 
 class Keeper:
@@ -77,6 +86,14 @@ class Keeper:
         self._successor: Session | None = None
         self._predecessor: Caller | None = None
         self._hand_over = contextlib.ExitStack()
+        self._upkeep = Upkeep(
+            self._loop, settings.converge, settings.look_every, self._listen_to, self._has_the_say
+        )
+        self._planner = (
+            Planner(self._loop, settings.plan, self._upkeep, self._renew, self._give_up)
+            if settings.plan
+            else None
+        )
 
     def run(self) -> int:
         """Serve until a signal ends it, or a new keeper takes over; the exit status."""
@@ -84,7 +101,10 @@ class Keeper:
         if not self._take_over():
             self._start_anew()
             self._open_control()
-        self._renew()
+        if self._planner:
+            self._planner.renew()  # workers come when it has read its options
+        else:
+            self._renew()
         self._loop.after(_LOOK_EVERY, self._look)
         self._loop.run()
         return self._status
@@ -97,7 +117,7 @@ class Keeper:
             {
                 signal.SIGTERM: self._stop,
                 signal.SIGINT: self._stop,
-                signal.SIGHUP: self._renew,
+                signal.SIGHUP: self._reload,
                 signal.SIGCHLD: _reap,
             }
         )
@@ -146,9 +166,12 @@ class Keeper:
         if any(older.is_ready and not older.is_ending for older in self._generations):
             LOG.error("the old configuration stays in service: %s", why)
         else:
-            print(f"mdmw-node: {why}", file=sys.stderr)
-            self._status = 2
-            self._stop()
+            self._give_up(why)
+
+    def _give_up(self, why: str) -> None:
+        print(f"mdmw-node: {why}", file=sys.stderr)
+        self._status = 2
+        self._stop()
 
     def generation_over(self, generation: Generation) -> None:
         """Its last worker has ended."""
@@ -156,6 +179,11 @@ class Keeper:
         self._record_sessions()
         if self._is_ending and not self._generations:
             self._loop.stop()
+
+    def _reload(self) -> None:
+        if self._planner:
+            self._planner.renew()
+        self._renew()
 
     def _renew(self) -> None:
         """Start workers with the configuration as it is now."""
@@ -188,6 +216,8 @@ class Keeper:
     def _end_all(self, word: str) -> None:
         if self._control:
             self._control.close()
+        if self._planner:
+            self._planner.end()
         self._loop.after(_STOP_WITHIN, self._loop.stop)
         if not self._generations:
             self._loop.stop()
@@ -206,10 +236,21 @@ class Keeper:
         else:
             self._supervisor.release(self._held.pop(key))
 
+    def _has_the_say(self) -> bool:
+        """No other keeper does, or soon will."""
+        return not (self._is_ending or self._successor or self._predecessor)
+
+    def _listen_to(self, wanted: dict[Place, Scope]) -> None:
+        self._wanted = wanted
+        self._converge()
+
     def _look(self) -> None:
         """Close what is of no more use, and try again what could not be opened."""
         if not (self._is_ending or self._successor):
+            count = len(self._listeners)
             self._listeners.close_stale()
+            if len(self._listeners) < count:
+                self._upkeep.soon()
             self._converge()
         self._loop.after(_LOOK_EVERY, self._look)
 
@@ -251,8 +292,8 @@ class Keeper:
         for namespace, bind, scope in listeners:
             self._coming[namespace, to_bind(bind)] = to_scope(scope)
         if not more:
-            self._wanted, self._coming = self._coming, {}
-            self._converge()
+            wanted, self._coming = self._coming, {}
+            self._listen_to(wanted)
         session.answer("done")
 
     def _attach(
@@ -301,7 +342,10 @@ class Keeper:
             listeners=len(self._listeners),
             attached=len(self._attachments.by_name),
             workers=sum(len(generation.workers) for generation in self._generations),
+            planned=self._upkeep.planned,
         )
+        for problem in self._upkeep.problems:
+            session.answer("problem", what=problem)
         session.answer("done")
 
     # --- from one keeper to the next ------------------------------------------------

@@ -29,10 +29,38 @@ def _place(value: Any) -> bool:
     return is_triple and name(value[0]) and bind(value[1]) and scope(value[2])
 
 
+def _path(value: Any) -> bool:
+    """An absolute one."""
+    return line(value) and value.startswith("/")
+
+
 MOST_PLACES = 100
 #: What must be listened to; it counts once `more` is false, as a whole.
 _WANT = Shape({"listeners": list_of(_place, MOST_PLACES), "more": flag})
-FROM_PLANNER = {"want": _WANT}
+#: Where a plan is applied, as `mdmw.node.wanted.Places` has it.
+_PLACES = {
+    "state": _path,
+    "neutron_dhcp": lambda value: value is None or _path(value),
+    "firewall": lambda value: value in ("nftables", "iptables"),
+}
+#: The planner's first word is `places` or `refused`. Then for each look one of: a `plan`, in a sealed file in
+#: memory; the `same` as before; `trouble`, which is why nobody knows.
+FROM_PLANNER = {
+    "places": Shape(_PLACES),
+    "refused": Shape({"why": line}),
+    "plan": Shape(descriptors=1),
+    "same": Shape(),
+    "trouble": Shape({"why": line}),
+}
+#: Keeper to the process that applies a plan; and back, in this order: what must be listened to, and
+#: `problem` for each, then `report`. Or the plan is `refused`, and nothing was touched.
+TO_CONVERGE = {"apply": Shape(_PLACES, descriptors=1)}
+FROM_CONVERGE = {
+    "listen": Shape({"listeners": list_of(_place, MOST_PLACES)}),
+    "problem": Shape({"what": line}),
+    "report": Shape({"actions": natural, "waiting": natural}),
+    "refused": Shape({"why": line}),
+}
 
 #: To the control socket, whose callers are root. `attach` has a namespace, and a process with which it ends.
 TO_CONTROL = {
@@ -46,14 +74,23 @@ TO_CONTROL = {
 }
 _LISTENER = {"namespace": name, "bind": bind, "scope": scope, "owner": name, "since": seconds}
 #: Back from there. `again`: a new keeper is taking over, ask once more; `done` ends every other answer.
+#: `planned` is when the plan was last known to be right, in seconds since 1970; 0 without one.
 FROM_CONTROL = {
     "done": Shape(),
     "refused": Shape({"why": line}),
     "again": Shape(),
     "listener": Shape({**_LISTENER, "connections": natural, "open": natural}),
     "status": Shape(
-        {"pid": natural, "since": seconds, "listeners": natural, "attached": natural, "workers": natural}
+        {
+            "pid": natural,
+            "since": seconds,
+            "listeners": natural,
+            "attached": natural,
+            "workers": natural,
+            "planned": seconds,
+        }
     ),
+    "problem": Shape({"what": line}),
     "socket": Shape(_LISTENER, descriptors=1),
     "attached": Shape({"name": name, "pid": natural}, descriptors=1),
     "want": _WANT,

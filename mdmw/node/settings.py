@@ -67,10 +67,12 @@ class Node:
     """What the options say: how to plan, where to apply, and `view`, which reads what there is.
 
     `view` raises `Unavailable` when Neutron cannot be asked, and `ConfigError` for a file with a mistake.
+    When `watched` has changed there is probably something new to read.
     """
 
     options: Options
     places: Places
+    watched: Path
     view: Callable[[], View]
 
 
@@ -84,9 +86,9 @@ def load(given: Mapping[str, str]) -> Node:
         neutron_dhcp=None if settings.inventory else dhcp_confs,
         firewall=settings.firewall,
     )
-    return Node(
-        _options(settings), places, _of_file(settings) if settings.inventory else _of_neutron(settings)
-    )
+    if settings.inventory:
+        return Node(_options(settings), places, Path(settings.inventory), _of_file(settings))
+    return Node(_options(settings), places, kernel.RUN_NETNS, _of_neutron(settings))
 
 
 def _options(settings: SimpleNamespace) -> Options:

@@ -22,6 +22,8 @@ TABLES = {
     "to-worker": messages.TO_WORKER,
     "from-worker": messages.FROM_WORKER,
     "from-planner": messages.FROM_PLANNER,
+    "to-converge": messages.TO_CONVERGE,
+    "from-converge": messages.FROM_CONVERGE,
     "to-control": messages.TO_CONTROL,
     "from-control": messages.FROM_CONTROL,
 }
@@ -61,6 +63,7 @@ def test_the_end(ends) -> None:
 
 _ADD = {"kind": "add", "key": 1, "scope": NETWORK, "on_link": True}
 _ATTACH = {"kind": "attach", "name": UUID, "pid": 1, "scope": NETWORK, "binds": [BIND]}
+_PLACES = {"kind": "places", "state": "/var/lib/x", "neutron_dhcp": None, "firewall": "nftables"}
 
 
 @pytest.mark.parametrize(
@@ -106,9 +109,15 @@ _ATTACH = {"kind": "attach", "name": UUID, "pid": 1, "scope": NETWORK, "binds": 
         ("to-control", _ATTACH | {"binds": [["fe80::a9fe:a9fe", 80, "a/b"]]}, 2),
         ("to-control", _ATTACH | {"binds": [["fe80::a9fe:a9fe", 80, "x" * 16]]}, 2),
         ("to-control", _ATTACH | {"binds": [BIND] * 5}, 2),
-        ("from-planner", {"kind": "want", "listeners": [["../x", BIND, NETWORK]], "more": False}, 0),
-        ("from-planner", {"kind": "want", "listeners": [["n", BIND]], "more": False}, 0),
         ("from-planner", {"kind": "take-over"}, 0),
+        ("from-planner", {"kind": "listen", "listeners": []}, 0),
+        ("from-planner", {"kind": "plan"}, 0),
+        ("from-planner", _PLACES | {"state": "var/lib"}, 0),
+        ("from-planner", _PLACES | {"neutron_dhcp": ""}, 0),
+        ("from-planner", _PLACES | {"firewall": "ufw"}, 0),
+        ("from-converge", {"kind": "listen", "listeners": [["../x", BIND, NETWORK]]}, 0),
+        ("from-converge", {"kind": "listen", "listeners": [["n", BIND]]}, 0),
+        ("from-converge", {"kind": "report", "actions": 0, "waiting": -1}, 0),
     ],
 )
 def test_what_is_not_allowed(ends, table: str, message, descriptors: int) -> None:
