@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mdmw.node import kernel
+from mdmw.node import namespaces
 from mdmw.node.channel import Channel, ChannelError, as_line
 from mdmw.node.converge import Report, converge
 from mdmw.node.messages import MOST_PLACES, TO_CONVERGE
@@ -60,7 +60,7 @@ def _text(descriptor: int) -> str:
 
 def _listeners(plan: Plan, report: Report) -> Iterator[list[Any]]:
     """In the namespaces that are there, without an IPv6 address that is another node's (spec 4.8)."""
-    there = kernel.namespaces()
+    there = namespaces.names()
     plans: list[DhcpPlan | RouterPlan] = [*plan.dhcp, *plan.routers]
     for one in plans:
         for place in one.listeners if one.namespace in there else ():

@@ -16,11 +16,11 @@ from pyroute2 import netns
 from pyroute2.iproute.linux import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from mdmw.node.namespaces import RUN_NETNS
 from mdmw.node.plan import Wire
 
 T = TypeVar("T")
 
-RUN_NETNS = Path("/run/netns")
 _SYSCTLS = Path("/proc/sys/net")
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _MAIN_TABLE = 254
@@ -66,14 +66,6 @@ def inside(namespace: str, work: Callable[[], T]) -> T:
 # --- namespaces -------------------------------------------------------------------------
 
 
-def namespaces() -> frozenset[str]:
-    """Their names."""
-    try:
-        return frozenset(entry.name for entry in RUN_NETNS.iterdir())
-    except FileNotFoundError:
-        return frozenset()
-
-
 def is_whole(namespace: str) -> bool:
     """Whether the name leads to a namespace; it does not after a crash at the wrong moment."""
     path = RUN_NETNS / namespace
@@ -98,11 +90,6 @@ def remove_namespace(namespace: str) -> None:
     """It lives on, without a name, as long as a process or a socket is in it."""
     with contextlib.suppress(FileNotFoundError):
         netns.remove(namespace)
-
-
-def has_ipv6() -> bool:
-    """Whether this kernel does IPv6, and is not told not to."""
-    return sysctl("ipv6/conf/all/disable_ipv6") == "0"
 
 
 # --- what is there ----------------------------------------------------------------------

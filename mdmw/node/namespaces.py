@@ -17,6 +17,7 @@ from pathlib import Path
 from mdmw.errors import MdmwError
 
 RUN_NETNS = Path("/run/netns")
+_NO_IPV6 = Path("/proc/sys/net/ipv6/conf/all/disable_ipv6")
 _CLONE_NEWNET = 0x40000000
 _SIOCGSKNS = 0x894C  # linux/sockios.h: the namespace of a socket
 _TCP_SAVE_SYN = 27  # linux/tcp.h
@@ -42,6 +43,14 @@ class Bind:
     def __str__(self) -> str:
         host = f"[{self.address}]" if ":" in self.address else self.address
         return f"{host}:{self.port}" + (f" on {self.device}" if self.device else "")
+
+
+def has_ipv6() -> bool:
+    """Whether this kernel does IPv6, and is not told not to."""
+    try:
+        return _NO_IPV6.read_text().strip() == "0"
+    except FileNotFoundError:
+        return False
 
 
 def run(*words: str, stdin: str = "") -> None:
@@ -97,6 +106,14 @@ def namespace_inode(descriptor: int) -> int:
     return os.fstat(descriptor).st_ino
 
 
+def names() -> frozenset[str]:
+    """Of all namespaces that have one."""
+    try:
+        return frozenset(path.name for path in RUN_NETNS.iterdir())
+    except FileNotFoundError:
+        return frozenset()
+
+
 def named_inode(name: str) -> int | None:
     """The same of a named namespace; None when there is none of that name."""
     try:
@@ -107,11 +124,7 @@ def named_inode(name: str) -> int | None:
 
 def named_inodes() -> dict[int, str]:
     """The names of all namespaces that have one, by inode."""
-    try:
-        names = [path.name for path in RUN_NETNS.iterdir()]
-    except OSError:
-        return {}
-    return {inode: name for name in names if (inode := named_inode(name))}
+    return {inode: name for name in names() if (inode := named_inode(name))}
 
 
 def socket_inode(sock: socket.socket) -> int:

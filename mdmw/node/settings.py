@@ -10,7 +10,7 @@ from oslo_config import cfg
 
 from mdmw import options
 from mdmw.inventory_file import load as load_inventory
-from mdmw.node import file_view, kernel
+from mdmw.node import file_view, namespaces
 from mdmw.node.actions import FIREWALLS
 from mdmw.node.neutron_view import NeutronView
 from mdmw.node.plan import Options
@@ -88,7 +88,7 @@ def load(given: Mapping[str, str]) -> Node:
     )
     if settings.inventory:
         return Node(_options(settings), places, Path(settings.inventory), _of_file(settings))
-    return Node(_options(settings), places, kernel.RUN_NETNS, _of_neutron(settings))
+    return Node(_options(settings), places, namespaces.RUN_NETNS, _of_neutron(settings))
 
 
 def _options(settings: SimpleNamespace) -> Options:
@@ -105,7 +105,7 @@ def _options(settings: SimpleNamespace) -> Options:
         metadata_access_mark=mark,
         metadata_v4_prefixlen=settings.metadata_v4_prefixlen,
         ha_proxy_always=settings.ha_proxy_always,
-        ipv6=kernel.has_ipv6(),
+        ipv6=namespaces.has_ipv6(),
         dhcp_lease_duration=settings.dhcp_lease_duration,
         dhcp_device_prefix="ns-" if settings.ovs_use_veth else "tap",
     )
@@ -122,4 +122,4 @@ def _of_neutron(settings: SimpleNamespace) -> Callable[[], View]:
     keystone = Keystone(found, limits, store_for(found.plugin.get_cache_id(), settings.place))
     ha_states = Path(settings.ha_confs_path or Path(settings.state_path) / "ha_confs")
     source = NeutronView(keystone.get, settings.host, ha_states)
-    return lambda: source.read(kernel.namespaces())
+    return lambda: source.read(namespaces.names())
