@@ -61,7 +61,7 @@ $(BIN)/python:
 	@mkdir -p build
 
 $(VENV)/.run: $(BIN)/python setup.cfg constraints.txt
-	$(PIP) install --constraint constraints.txt --editable .[gunicorn]
+	$(PIP) install --constraint constraints.txt --editable .[node]
 	@touch $@
 
 $(VENV)/.test: $(BIN)/python setup.cfg constraints.txt

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import secrets
@@ -10,8 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -20,16 +20,18 @@ from typing import Any
 import requests
 
 from mdmw.cli.common import add_json, table
-from mdmw.errors import ConfigError
-from mdmw.filters.listener import netns_cookie
+from mdmw.cli.demo_processes import Processes
+from mdmw.cli.privileges import ids_of
 from mdmw.inventory import Guest, Inventory
 from mdmw.inventory_file import load as load_inventory
-from mdmw.node import namespaces, sandbox
-from mdmw.wsgi.pipelines import INI_VARIABLE
+from mdmw.node import sandbox
+from mdmw.node.control import called
+from mdmw.node.messages import MOST_PLACES
 
 _METADATA_URL = "http://169.254.169.254"
-_START_TIMEOUT = 30.0
 _ASK_TIMEOUT = 10
+_NODE_USER = "nobody"
+_RUN = "/run"  # where another user may look into, whatever TMPDIR says
 
 #: Ask a guest's question: (guest, path) -> (status, body).
 Ask = Callable[[Guest, str], tuple[int, bytes]]
@@ -42,7 +44,8 @@ def add_parser(commands: Any) -> None:
         help="run the whole path on this machine with sample guests",
         description="Start proxy, agent and a stand-in for Nova with the sample inventory, ask as each "
         "of its guests, print the answers and keep serving until Ctrl-C. As root the guests live in "
-        "network namespaces of their own; without root each has a port on loopback.",
+        "network namespaces of their own, and the proxy is mdmw-node; without root each has a port on "
+        "loopback.",
     )
     parser.add_argument(
         "--once", action="store_true", help="end after the table; status 1 if an answer is wrong"
@@ -53,10 +56,11 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> int:
     """Print the table of answers; 0 when all are right, 1 when one is wrong."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     # A shell starts what it puts in the background deaf to Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    obstacle = sandbox.obstacle()
+    obstacle = _obstacle()
     if obstacle and not arguments.json:
         print(
             f"{obstacle}: no namespaces, no router, no curl in a guest; each guest has a port on loopback\n"
@@ -78,13 +82,14 @@ def run(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> int:
 def running(in_namespaces: bool, inventory_file: Path | None = None) -> Iterator["Demo"]:
     """The whole path, up and answering, with the sample inventory or another; raises `ConfigError`."""
     with contextlib.ExitStack() as stack:
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mdmw-")))
+        parent = _RUN if in_namespaces else None
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mdmw-", dir=parent)))
         inventory = _configure(home, inventory_file)
-        start = _Starter(home, stack)
-        start("nova", f"unix:{home}/nova")
-        start("agent", f"unix:{home}/metadata_proxy")
+        processes = Processes(home, stack)
+        processes.serve("nova", f"unix:{home}/nova")
+        processes.serve("agent", f"unix:{home}/metadata_proxy")
         place = _in_namespaces if in_namespaces else _on_loopback
-        yield place(home, inventory, start, stack)
+        yield place(home, inventory, processes, stack)
 
 
 # --- what is asked ----------------------------------------------------------------------
@@ -153,6 +158,13 @@ def _uuid(body: bytes) -> str:
 # --- where it runs ----------------------------------------------------------------------
 
 
+def _obstacle() -> str:
+    """Why there can be no namespaces here, in one line; empty when there can be."""
+    if importlib.util.find_spec("gevent") is None:
+        return "gevent is not installed (mdmw[node])"
+    return sandbox.obstacle()
+
+
 @dataclass(frozen=True)
 class Demo:
     """What runs: its folder, its guests, and how to ask as one of them."""
@@ -180,6 +192,7 @@ def _configure(home: Path, inventory_file: Path | None) -> Inventory:
     for name, usual in (("run", "/run/mdmw"), ("state", "/var/lib/mdmw")):
         ini = ini.replace(f"{name} = {usual}\n", f"{name} = {home}\n")
     (home / "api-paste.ini").write_text(ini)
+    (home / "listeners.json").write_text("{}")
     (home / "inventory.yaml").write_text((inventory_file or shipped / "inventory.yaml").read_text())
     secret = home / "shared-secret"
     secret.touch(mode=0o600)
@@ -187,15 +200,15 @@ def _configure(home: Path, inventory_file: Path | None) -> Inventory:
     return load_inventory(home / "inventory.yaml")
 
 
-def _in_namespaces(home: Path, inventory: Inventory, start: "_Starter", stack: contextlib.ExitStack) -> Demo:
+def _in_namespaces(
+    home: Path, inventory: Inventory, processes: Processes, stack: contextlib.ExitStack
+) -> Demo:
     site = stack.enter_context(sandbox.build(inventory))
-    sockets = []
-    places = {}
-    for listener in site.listeners:
-        sock = stack.enter_context(namespaces.listen(listener.namespace, listener.address, listener.port))
-        sockets.append(sock)
-        places[f"netns:{netns_cookie(sock)}"] = {listener.scope.kind: listener.scope.id}
-    _start_proxy(home, start, places, sockets)
+    workers = ids_of(_NODE_USER, "")
+    os.chown(home / "metadata_proxy", workers.uid, workers.gid)
+    home.chmod(0o711)
+    processes.node("--ini", f"{home}/api-paste.ini", "--run-dir", str(home), "--user", _NODE_USER)
+    _listen(home / "node.sock", site.listeners)
 
     def ask(guest: Guest, path: str) -> tuple[int, bytes]:
         url = _METADATA_URL + path
@@ -208,10 +221,23 @@ def _in_namespaces(home: Path, inventory: Inventory, start: "_Starter", stack: c
         f"Ask as {guest.name}:  ip netns exec {site.guests[guest.id]} curl {_METADATA_URL}/openstack"
         for guest in inventory.instances
     ]
-    return Demo(home, inventory, start.wait, ask, site.guests, hints)
+    command = f"{sys.executable} -m mdmw node list --socket {home}/node.sock"
+    hints.append(f"What mdmw-node listens to:  {command}")
+    return Demo(home, inventory, processes.wait, ask, site.guests, hints)
 
 
-def _on_loopback(home: Path, inventory: Inventory, start: "_Starter", stack: contextlib.ExitStack) -> Demo:
+def _listen(control: Path, listeners: Sequence[sandbox.Listener]) -> None:
+    """Have mdmw-node listen; raises `ControlError`."""
+    wanted = [
+        [one.namespace, [one.address, one.port, None], [one.scope.kind, one.scope.id]] for one in listeners
+    ]
+    with called(control) as node:
+        for number in range(0, len(wanted), MOST_PLACES):
+            node.tell("want", listeners=wanted[number : number + MOST_PLACES], more=True)
+        node.tell("want", listeners=[], more=False)
+
+
+def _on_loopback(home: Path, inventory: Inventory, processes: Processes, stack: contextlib.ExitStack) -> Demo:
     sockets = []
     places = {}
     ports = {}
@@ -221,7 +247,8 @@ def _on_loopback(home: Path, inventory: Inventory, start: "_Starter", stack: con
         ports[guest.id] = sock.getsockname()[1]
         address = guest.ports[0].addresses[0]
         places[f"port:{ports[guest.id]}"] = {"network": guest.ports[0].network_id, "address": address}
-    _start_proxy(home, start, places, sockets)
+    (home / "listeners.json").write_text(json.dumps(places))
+    processes.serve("proxy", *(f"fd://{sock.fileno()}" for sock in sockets), inherit=sockets)
     session = stack.enter_context(requests.Session())
     session.trust_env = False
 
@@ -233,12 +260,7 @@ def _on_loopback(home: Path, inventory: Inventory, start: "_Starter", stack: con
         f"Ask as {guest.name}:  curl http://127.0.0.1:{ports[guest.id]}/openstack"
         for guest in inventory.instances
     ]
-    return Demo(home, inventory, start.wait, ask, {}, hints)
-
-
-def _start_proxy(home: Path, start: "_Starter", places: dict[str, Any], sockets: list[socket.socket]) -> None:
-    (home / "listeners.json").write_text(json.dumps(places))
-    start("proxy", *(f"fd://{sock.fileno()}" for sock in sockets), inherit=sockets)
+    return Demo(home, inventory, processes.wait, ask, {}, hints)
 
 
 def _more_hints(home: Path) -> list[str]:
@@ -247,53 +269,3 @@ def _more_hints(home: Path) -> list[str]:
         f"The configuration, explained:  {python} -m mdmw check --ini {home}/api-paste.ini",
         f"Change a guest, and ask again:  edit {home}/inventory.yaml",
     ]
-
-
-class _Starter:
-    """Starts pipelines as processes of their own and ends them with the demo."""
-
-    def __init__(self, home: Path, stack: contextlib.ExitStack) -> None:
-        self._home = home
-        self._stack = stack
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
-
-    def __call__(self, pipeline: str, *binds: str, inherit: list[socket.socket] | None = None) -> None:
-        words = [word for bind in binds for word in ("--bind", bind)]
-        log = self._stack.enter_context((self._home / f"{pipeline}.log").open("wb"))
-        process = subprocess.Popen(  # noqa: S603 - our own words
-            [sys.executable, "-m", "mdmw", "serve", pipeline, "--workers", "1", "--threads", "64", *words],
-            env=os.environ | {INI_VARIABLE: str(self._home / "api-paste.ini")},
-            pass_fds=[sock.fileno() for sock in inherit or []],
-            stdout=log,
-            stderr=log,
-        )
-        self._processes[pipeline] = process
-        self._stack.callback(_end, process)
-        for bind in binds:
-            if bind.startswith("unix:"):
-                self._wait_for(bind.removeprefix("unix:"), pipeline, process)
-
-    def wait(self) -> None:
-        """Until one of the processes ends by itself, which is a `ConfigError`."""
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
-        raise ConfigError(f"a process ended; its log is:\n{self._logs()}")
-
-    def _wait_for(self, path: str, pipeline: str, process: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + _START_TIMEOUT
-        with socket.socket(socket.AF_UNIX) as probe:
-            while probe.connect_ex(path):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise ConfigError(f"{pipeline} did not start:\n{self._logs()}")
-                time.sleep(0.02)  # between two looks; a socket cannot say when it begins to listen
-
-    def _logs(self) -> str:
-        return "".join((self._home / f"{name}.log").read_text() for name in self._processes)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
