@@ -233,8 +233,12 @@ def source_headers(source: Source, legacy: bool = False) -> Headers:
     return headers
 
 
-def read_source(environ: Environ, strict_ids: bool = True) -> Source:
-    """The source that a trusted hop wrote (spec 1.3, 1.7); raises `BadRequest` for any doubt."""
+def read_source(environ: Environ, strict_ids: bool = True, with_mac: bool = True) -> Source:
+    """The source that a trusted hop wrote (spec 1.3, 1.7); raises `BadRequest` for any doubt.
+
+    Without `with_mac` what is said of the MAC counts for nothing: haproxy, which writes the
+    other headers anew, lets a guest's own pass.
+    """
     address = _single(environ, FORWARDED_FOR)
     if not address:
         raise BadRequest(f"no {FORWARDED_FOR} from the proxy")
@@ -248,7 +252,7 @@ def read_source(environ: Environ, strict_ids: bool = True) -> Source:
         scope = Scope("router", router)
     else:
         raise BadRequest("neither a network id nor a router id from the proxy")
-    mac = _single(environ, CLIENT_MAC)
+    mac = _single(environ, CLIENT_MAC) if with_mac else None
     try:
         return Source(normalise_address(address), scope, normalise_mac(mac) if mac else None)
     except ValueError as error:

@@ -72,6 +72,12 @@ OPTIONS = [
     cfg.FloatOpt(
         "relay_max_age", default=30.0, min=1.0, help="mode relay: seconds for which a signature is good."
     ),
+    cfg.BoolOpt(
+        "trust_client_mac",
+        default=False,
+        help="mode relay: believe what proxies on the unix socket say of a guest's MAC without a signature. "
+        "Only where none of them is haproxy, which passes on what a guest says of it.",
+    ),
     cfg.BoolOpt("strict_ids", default=True, help="mode relay: refuse ids that are not UUIDs."),
     cfg.IntOpt("max_target", default=8192, min=256, help="Longest request target, in bytes."),
     cfg.IntOpt("max_headers", default=32768, min=1024, help="Most header bytes in a request."),
@@ -161,7 +167,10 @@ def with_told_mac(identify: Identify) -> Identify:
 
 
 class Relay:
-    """A trusted hop says who asks; on TCP it must be a listed peer, and sign, on granian always sign."""
+    """A trusted hop says who asks; on TCP it must be a listed peer, and sign, on granian always sign.
+
+    A MAC counts only from who signs, unless every proxy is one that removes what guests say of it.
+    """
 
     def __init__(
         self,
@@ -169,18 +178,22 @@ class Relay:
         signer: Signer | None,
         max_age: float,
         strict_ids: bool,
+        trust_client_mac: bool,
     ) -> None:
         self._peers = peers
         self._signer = signer
         self._max_age = max_age
         self._strict_ids = strict_ids
+        self._trust_client_mac = trust_client_mac
 
     def __call__(self, environ: Environ) -> Source:
         peer = _tcp_peer(environ)
         if peer is not None:
             self._check_peer(peer)
-        source = wire.read_source(environ, self._strict_ids)
-        if peer is not None or _hides_spellings(environ):
+        must_sign = peer is not None or _hides_spellings(environ)
+        signs = must_sign or (self._signer is not None and wire.relay_signature(environ) is not None)
+        source = wire.read_source(environ, self._strict_ids, with_mac=signs or self._trust_client_mac)
+        if signs:
             self._check_signature(environ, source)
         return source
 
@@ -274,7 +287,8 @@ def _listener(settings: SimpleNamespace) -> Identify:
 
 
 def _relay(settings: SimpleNamespace) -> Identify:
-    _only(settings, {"relay_peers", RELAY_SECRET, f"{RELAY_SECRET}_file", f"{RELAY_SECRET}_key_file"})
+    of_relays = {"relay_peers", "trust_client_mac"}
+    _only(settings, of_relays | {RELAY_SECRET, f"{RELAY_SECRET}_file", f"{RELAY_SECRET}_key_file"})
     try:
         peers = [ipaddress.ip_network(peer) for peer in settings.relay_peers]
     except ValueError as error:
@@ -282,7 +296,7 @@ def _relay(settings: SimpleNamespace) -> Identify:
     signer = relay_signer(settings)
     if peers and signer is None:
         raise refuse(settings, RELAY_SECRET, "a relay over TCP (relay_peers) needs a shared key")
-    return Relay(peers, signer, settings.relay_max_age, settings.strict_ids)
+    return Relay(peers, signer, settings.relay_max_age, settings.strict_ids, settings.trust_client_mac)
 
 
 _IDENTIFY: dict[str, Callable[[SimpleNamespace], Identify]] = {
@@ -297,6 +311,7 @@ _OF_ONE_MODE = (
     "client_mac",
     "listeners_file",
     "relay_peers",
+    "trust_client_mac",
     RELAY_SECRET,
     f"{RELAY_SECRET}_file",
     f"{RELAY_SECRET}_key_file",

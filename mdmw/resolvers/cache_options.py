@@ -54,7 +54,7 @@ OPTIONS = [
     ),
     cfg.FloatOpt(
         "cache_idle_time",
-        default=2.0,
+        default=5.0,
         min=0,
         help="An address that was silent for so many seconds is looked up anew, since it may be another "
         "guest's by now; not where the MAC was seen.",

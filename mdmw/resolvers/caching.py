@@ -48,7 +48,7 @@ class Limits:
 
     expiration: float = 10.0
     negative: float = 1.0
-    idle: float = 2.0
+    idle: float = 5.0
     stale: float = 30.0
     entries: int = 10_000
 

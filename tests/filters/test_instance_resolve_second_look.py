@@ -93,7 +93,7 @@ class Setting:
     def __init__(self, mac=None):
         self.clock, self.neutron, self.nova = Clock(), Neutron(), Nova("old")
         self.source = {SOURCE: Source(ADDRESS, NETWORK, mac)}
-        self.app = InstanceResolve(self.nova, Caching(self.neutron, Limits(), clock=self.clock))
+        self.app = InstanceResolve(self.nova, Caching(self.neutron, Limits(idle=2.0), clock=self.clock))
         assert self.ask().body == b"of old"
         self.clock.now += 0.1
 
@@ -261,7 +261,7 @@ def test_r13_old_answers_are_for_reading(setting):
 def test_no_guest_gets_anothers_answer_however_many_ask():
     """R-11: twenty threads ask all the time while the address changes hands; Nova knows the newest only."""
     neutron, nova, wrong = Neutron(), Nova(), []
-    app = InstanceResolve(nova, Caching(neutron, Limits()))
+    app = InstanceResolve(nova, Caching(neutron, Limits(idle=2.0)))
     stop = threading.Event()
     begun = done = 0  # the newest holder of the address: from when it begins to be, and when it is
 
@@ -430,7 +430,7 @@ def test_nothing_is_held_back_when_nothing_was_remembered():
     body = io.BytesIO(b"x")
     app = InstanceResolve(
         lambda made, start_response: start_response("404 Not Found", []) and body,
-        Caching(neutron, Limits()),
+        Caching(neutron, Limits(idle=2.0)),
     )
     result = app(environ(**HERE), lambda *line: sent.append(line) or sent.append)
     assert result is body
@@ -440,7 +440,7 @@ def test_nothing_is_held_back_when_nothing_was_remembered():
 def test_who_is_nobody_is_remembered_too():
     neutron = Neutron()
     neutron.holder(None, None)
-    app = InstanceResolve(Nova(), Caching(neutron, Limits()))
+    app = InstanceResolve(Nova(), Caching(neutron, Limits(idle=2.0)))
     for _ in range(3):
         assert call(app, **HERE).status == 404
     assert neutron.asked == 1

@@ -411,14 +411,42 @@ def signed(headers=RELAYED, method="GET", target="/", key=KEY, age=0, timestamp=
 def test_a_unix_socket_needs_no_signature(peer):
     """1.1: its mode decides who may connect. Servers say it in different words."""
     app, seen = identify(**UNIX)
-    made = environ(headers=[*RELAYED, ("X-Mdmw-Client-MAC", MAC)])
+    made = environ(headers=RELAYED)
     if peer is None:
         del made["REMOTE_ADDR"]
     else:
         made["REMOTE_ADDR"] = peer
     assert send(app, made).status == 200
-    assert seen.last[SOURCE] == Source("10.0.0.5", Scope("network", NETWORK), MAC)
+    assert seen.last[SOURCE] == Source("10.0.0.5", Scope("network", NETWORK))
     assert not [key for key in seen.last if key.startswith("HTTP_X")]
+
+
+WITH_MAC = [*RELAYED, ("X-Mdmw-Client-MAC", MAC)]
+KEYED = {**UNIX, "relay_shared_secret": KEY}
+
+
+@pytest.mark.parametrize(
+    ("options", "headers", "believed"),
+    [
+        (UNIX, lambda: WITH_MAC, None),
+        (UNIX, lambda: [*WITH_MAC, ("X-Mdmw-Client-MAC", MAC)], None),
+        (UNIX, lambda: [*RELAYED, ("X-Mdmw-Client-MAC", "no mac")], None),
+        (KEYED, lambda: WITH_MAC, None),
+        (KEYED, lambda: signed(WITH_MAC), MAC),
+        ({**UNIX, "trust_client_mac": "true"}, lambda: WITH_MAC, MAC),
+    ],
+)
+def test_r_8_the_mac_counts_from_those_who_sign(options, headers, believed):
+    """R-8, W-2: haproxy passes on what a guest says of its MAC; then it changes nothing."""
+    assert source(identify(**options), peer="", headers=headers()) == Source(
+        "10.0.0.5", Scope("network", NETWORK), believed
+    )
+
+
+def test_r_8_a_signature_that_does_not_fit_is_refused_also_on_a_unix_socket():
+    """R-8: a guest behind haproxy that tries to sign is refused, and nobody else."""
+    assert source(identify(**KEYED), peer="", headers=signed(WITH_MAC, key="another key")) is None
+    assert source(identify(**KEYED), peer="", headers=[*signed(), WITH_MAC[-1]]) is None
 
 
 @pytest.mark.parametrize(
@@ -533,7 +561,8 @@ def test_what_a_proxy_signs_an_agent_accepts(sent, method, rest):
 def test_doubt_is_a_bad_request(options, more, caplog):
     """1.7, W-3: both ids, duplicates, aliases that differ; no lookup, no forwarding."""
     headers = [*signed(), *more]
-    assert source(identify(**options), peer="" if options is UNIX else PEER, headers=headers) is None
+    peer, more_options = ("", {"trust_client_mac": "true"}) if options is UNIX else (PEER, {})
+    assert source(identify(**options, **more_options), peer=peer, headers=headers) is None
 
 
 @pytest.mark.parametrize("alias", ["X-Quantum-Network-ID", "X-OVN-Network-ID"])

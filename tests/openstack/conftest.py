@@ -20,16 +20,16 @@ def cloud():
 
 
 @pytest.fixture(scope="session", params=agents.AGENTS)
-def agent(cloud, request):
-    """The name of the agent that is running."""
-    with agents.running(cloud, request.param):
-        yield request.param
+def agent(request):
+    """The name of an agent; `proxy` starts it."""
+    return request.param
 
 
 @pytest.fixture(scope="session", params=proxies.PROXIES)
 def proxy(cloud, agent, request):
-    """The name of the proxy that is running in all namespaces, in front of `agent`."""
-    with proxies.running(cloud, request.param):
+    """The name of the proxy that is running in all namespaces, in front of `agent`, which runs too."""
+    believed = request.param == proxies.MDMW and agent != agents.NEUTRON
+    with agents.running(cloud, agent, trust_client_mac=believed), proxies.running(cloud, request.param):
         yield request.param
 
 

@@ -14,7 +14,7 @@ CRAWL = ROOT / "tests" / "clients" / "crawl.py"
 WITHIN = 10.0
 
 
-def test_k_38_the_agent_is_shown_alive(cloud, agent):
+def test_k_38_the_agent_is_shown_alive(cloud, agent, proxy):
     """K38, spec 5.1: `openstack network agent list` has the agent, on its host, alive."""
     deadline = time.monotonic() + WITHIN
     while not (found := cloud.api.neutron("GET", f"/agents?host={agent}")["agents"]):

@@ -134,7 +134,7 @@ def refused(agent, proxy, way, version):
         return {}
     if agent != NEUTRON:
         older = dict.fromkeys(("X-Quantum-Network-ID", "X-Quantum-Router-ID", "X-OVN-Network-ID"), 400)
-        return older | {"X-Forwarded-For": 400} | ({"X-Mdmw-Client-MAC": 400} if version == 6 else {})
+        return older | {"X-Forwarded-For": 400}
     addresses = {"X-Forwarded-For": 502, "X_Forwarded_For": 502}
     if way == "network":
         return addresses | {"X_Neutron_Network_ID": 404, "X_Neutron_Router_ID": 400}

@@ -110,7 +110,7 @@ class ChainOf(ChainResolver):
 def cache(cloud, clock=None, prefetching=True, limits=None, **more):
     """`Caching` over a cloud."""
     resolver = PortResolver(cloud) if prefetching else AlonePorts(cloud)
-    return Caching(resolver, limits or Limits(), clock=clock or Clock(), **more)
+    return Caching(resolver, limits or Limits(idle=2.0), clock=clock or Clock(), **more)
 
 
 def at_once(calls):

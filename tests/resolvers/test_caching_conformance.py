@@ -43,10 +43,10 @@ class WorldQueries:
 
 class TestPrefetching(ResolverConformance):
     def make_resolver(self, world):
-        return Caching(PortResolver(WorldQueries(world)), Limits())
+        return Caching(PortResolver(WorldQueries(world)), Limits(idle=2.0))
 
     def make_broken_resolver(self):
-        return Caching(PortResolver(WorldQueries(WORLD, broken=True)), Limits())
+        return Caching(PortResolver(WorldQueries(WORLD, broken=True)), Limits(idle=2.0))
 
 
 class TestOverInventory(ResolverConformance):
@@ -55,7 +55,7 @@ class TestOverInventory(ResolverConformance):
         self.path = tmp_path / "inventory.yaml"
 
     def make_resolver(self, world):
-        return Caching(self.inventory(world), Limits())
+        return Caching(self.inventory(world), Limits(idle=2.0))
 
     def inventory(self, world):
         self.path.write_text(yaml.safe_dump(as_inventory(world)))
@@ -66,10 +66,12 @@ class TestChain(TestOverInventory):
     """The first member knows nobody, so that everything comes from the second."""
 
     def make_resolver(self, world):
-        return Caching(ChainOf(PortResolver(WorldQueries(World((), ()))), self.inventory(world)), Limits())
+        return Caching(
+            ChainOf(PortResolver(WorldQueries(World((), ()))), self.inventory(world)), Limits(idle=2.0)
+        )
 
     def make_broken_resolver(self):
-        return Caching(ChainOf(broken(), PortResolver(WorldQueries(World((), ())))), Limits())
+        return Caching(ChainOf(broken(), PortResolver(WorldQueries(World((), ())))), Limits(idle=2.0))
 
 
 class TestChainThatPrefetches(ResolverConformance):

@@ -30,7 +30,7 @@ def test_defaults(made):
     cache = made()
     limits = cache._limits
     assert isinstance(cache, Caching)
-    assert (limits.expiration, limits.negative, limits.idle, limits.stale) == (10, 1, 2, 30)
+    assert (limits.expiration, limits.negative, limits.idle, limits.stale) == (10, 1, 5, 30)
     assert limits.entries == 10_000
     assert cache._shared is None
 

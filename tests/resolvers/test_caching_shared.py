@@ -357,7 +357,7 @@ class Member:
 
     def __init__(self, path, cloud, clock, patience=PATIENCE):
         shared = Shared("mdmw.directory", {"path": path, "keep": 40}, clock, 0.0, clock)
-        self.cache = Caching(PortResolver(cloud), Limits(), shared, Group(path, patience), clock)
+        self.cache = Caching(PortResolver(cloud), Limits(idle=2.0), shared, Group(path, patience), clock)
 
 
 def test_r11_members_of_a_group_share_what_was_asked_again(group):

@@ -26,9 +26,11 @@ _MDMW = Path(sys.executable).with_name("mdmw-metadata-agent")
 
 
 @contextlib.contextmanager
-def running(cloud: Cloud, name: str, workers: int = 2, nova_port: int = NOVA_PORT) -> Iterator[int]:
+def running(
+    cloud: Cloud, name: str, workers: int = 2, nova_port: int = NOVA_PORT, trust_client_mac: bool = False
+) -> Iterator[int]:
     """One agent, on the socket that Neutron's `state_path` names; its name is also its host's."""
-    ini = write_ini(cloud, name, workers, nova_port)
+    ini = write_ini(cloud, name, workers, nova_port, trust_client_mac)
     program = cloud.state.virtualenv("neutron") / "bin" / name if name == NEUTRON else _MDMW
     files = (cloud.state.etc("neutron") / "neutron.conf", ini)
     command = [program, *(f"--config-file={file}" for file in files)]
@@ -36,9 +38,11 @@ def running(cloud: Cloud, name: str, workers: int = 2, nova_port: int = NOVA_POR
         yield pid
 
 
-def write_ini(cloud: Cloud, name: str, workers: int, nova_port: int) -> Path:
+def write_ini(cloud: Cloud, name: str, workers: int, nova_port: int, trust_client_mac: bool) -> Path:
     """The agent's own file, beside neutron.conf; only REST has credentials."""
     text = _INI.format(name=name, shared=cloud.secrets.shared, workers=workers, nova_port=nova_port)
+    if trust_client_mac:
+        text += "trust_client_mac = true\n"
     if name == REST:
         text += f"[neutron]\n{credentials('nova', cloud.secrets.nova)}"
     ini = cloud.state.etc(name) / "metadata_agent.ini"
