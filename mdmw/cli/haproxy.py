@@ -1,6 +1,6 @@
 """`mdmw-haproxy`: what Neutron's agents start as `haproxy` in a namespace, when mdmw-node serves it.
 
-It reads the configuration that they wrote (P-10), has mdmw-node listen in this namespace, and
+It reads the configuration that they wrote (spec 4.7), has mdmw-node listen in this namespace, and
 leaves a process that only sleeps: with the pid file and the command line that they look for
 (P-12). When that process is ended, mdmw-node no longer listens.
 """

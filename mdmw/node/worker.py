@@ -36,7 +36,7 @@ from mdmw.wire import one_line
 LOG = logging.getLogger(__name__)
 
 _TURN = 4  # connections accepted of one listener before the others have their turn
-_BODY_SILENCE = 31.0  # seconds; a little more than a head has in all
+_MORE = 1.0  # seconds for which a body may be silent beyond those that a head has in all
 _NEXT_REQUEST = 1.0  # seconds for a guest that keeps its connection, when the daemon is stopped
 _PAUSE = 0.1  # seconds, when there was no descriptor left
 _ABORTED = (errno.ECONNABORTED, errno.EPROTO, errno.EINTR)
@@ -229,7 +229,7 @@ class Conversation(AsyncWorker):  # type: ignore[misc]
 
     def run(self, address: Any) -> None:
         """Serve the requests of this connection, and close it."""
-        self._sock.settimeout(_BODY_SILENCE)
+        self._sock.settimeout(self.cfg.keepalive + _MORE)
         self.handle(self.listener, self._sock, address)
 
     @property

@@ -3,16 +3,18 @@
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from daemon import Site, site
+from servers.client import Connection
 from servers.launch import Listener
 from servers.namespace import Namespace, temporary
 from servers.nova import Nova
-from servers.pipelines import ADDRESSES, BLUE, GREEN, GREEN_PORT, METADATA_ADDRESS, PORT, write
-from servers.running import Configuration, Running
+from servers.pipelines import ADA, ADDRESSES, BLUE, GREEN, GREEN_PORT, METADATA_ADDRESS, PORT, write
+from servers.running import Configuration, Running, connected
 from servers.test_bodies import *  # noqa: F403 - the tests themselves
 from servers.test_connections import *  # noqa: F403
 from servers.test_identity import (  # noqa: F401
@@ -27,6 +29,7 @@ from servers.test_limits import *  # noqa: F403
 from servers.test_smuggling import *  # noqa: F403
 from servers.test_statuses import *  # noqa: F403
 from servers.test_target import *  # noqa: F403
+from servers.test_timeouts import _stopped
 from servers.traits import Traits
 
 pytestmark = pytest.mark.skipif(
@@ -87,6 +90,30 @@ def running(daemon: Site, namespace: Namespace) -> Running:
     # Its HTTP is that of gunicorn with gevent, and what is said of that server must hold here.
     configuration = Configuration("gunicorn-gevent", "tcp", "combined")
     return Running(configuration, Traits(), listeners, namespace, daemon.log_file)
+
+
+def test_w9_time_outs(
+    directory: Path, module_nova: Nova, namespace: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W-8, W-9: guests that say nothing, half a head, a head byte by byte, half a body."""
+    monkeypatch.setenv("MDMW_HEADER_TIMEOUT", "1")
+    listener = Listener(address=METADATA_ADDRESS, port=PORT + 10)
+
+    def guest() -> Connection:
+        return Connection(connected(listener, namespace, ADA.address))
+
+    with site(module_nova.path) as made:
+        made.started()
+        made.want([namespace.name, [METADATA_ADDRESS, PORT + 10, None], ["network", BLUE]])
+        with guest() as mute, guest() as silent, guest() as dripping, guest() as stalled:
+            silent.send(b"GET / HTTP/1.1\r\nHost: x\r\n")
+            stalled.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc")
+            began = time.monotonic()
+            assert _stopped(dripping)
+            assert silent.is_closed()
+            assert mute.is_closed()
+            assert stalled.reply().status == 408
+            assert time.monotonic() - began < 5
 
 
 def test_the_log_has_no_traceback(running: Running) -> None:

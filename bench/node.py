@@ -1,0 +1,245 @@
+"""`python -m bench.node`: a thousand network namespaces on one mdmw-node (root; about two minutes).
+
+Memory of all its processes, the time to begin to serve a namespace, and whether a thousand listeners
+slow down one. Every namespace is real; the load comes from within them.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.figures import percentile
+from bench.node_servers import family_seconds
+from bench.processes import accepts_unix, memory, running
+from bench.topology import METADATA_ADDRESS, inside, within
+from mdmw.node.control import Caller, ControlError, called
+
+_GUEST = "10.77.0.5"
+_LOADERS = 8  # generators at a time
+_CONNECTIONS = 32  # of all of them
+_AT_ONCE = 100
+_PATIENCE = 60.0
+_SYSCTLS = {
+    # A connection per request: without these, the figure would be of TIME_WAIT.
+    "net.ipv4.ip_local_port_range": "2048 65535",
+    "net.ipv4.tcp_max_tw_buckets": "1024",
+    "net.ipv4.tcp_tw_reuse": "1",
+}
+_WRK = Path(__file__).with_name("wrk.lua")
+_GOALS = "at most 96 MiB (64 is the aim), 0 processes per namespace, attach 5 ms, throughput within 10 %"
+_INI = """
+[pipeline:proxy]
+pipeline = identify to-agent
+[filter:identify]
+use = egg:mdmw#source-identify
+mode = listener
+[app:to-agent]
+use = egg:mdmw#agent-forward
+metadata_proxy_socket = {home}/agent
+"""
+_HAPROXY = """
+global
+    maxconn 4000
+defaults
+    mode http
+    timeout client 30s
+    timeout server 30s
+    timeout connect 5s
+frontend agent
+    bind {home}/agent mode 666
+    http-request return status 200 content-type text/plain string "hello"
+"""
+
+
+def main() -> None:
+    """Measure, and print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--namespaces", type=int, default=1000)
+    parser.add_argument("--seconds", type=int, default=8, help="of each load")
+    parser.add_argument("--rounds", type=int, default=3, help="loads of one listener and of all, in turn")
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="mdmw-bench-") as name:
+        home = Path(name)
+        home.chmod(0o755)
+        (home / "api-paste.ini").write_text(_INI.format(home=home))
+        (home / "haproxy.cfg").write_text(_HAPROXY.format(home=home))
+        with (
+            _namespaces(arguments.namespaces) as names,
+            _agent(home),
+            _daemon(home, arguments.workers) as pid,
+        ):
+            print(json.dumps(_measure(home, pid, names, arguments), indent=2))
+    print(f"goals: {_GOALS}", file=sys.stderr)
+
+
+def _measure(home: Path, pid: int, names: list[str], arguments: argparse.Namespace) -> dict[str, object]:
+    with called(home / "node.sock", _PATIENCE) as caller:
+        figures: dict[str, object] = {"namespaces": len(names), "workers": arguments.workers}
+        figures["processes, without listeners"] = len(_family(pid))
+        figures["MiB, without listeners"] = _mib(memory([pid]))
+        figures |= _attach(caller, names)
+        _ask_in_each(names)
+        figures["processes"] = len(_family(pid))
+        figures["MiB (PSS of all processes)"] = _mib(memory([pid]))
+        figures["MiB of each"] = [_mib(_pss(one)) for one in _family(pid)]
+        for name in names:
+            caller.tell("detach", name=_network(name))
+        loads = {
+            "one namespace": [names[0]] * _LOADERS,
+            "many namespaces": names[:: max(1, len(names) // _LOADERS)][:_LOADERS],
+        }
+        rates: dict[str, list[float]] = {}
+        costs: dict[str, list[float]] = {}
+        for _ in range(arguments.rounds):
+            for listening, where in (
+                (names[:1], "one namespace"),
+                (names, "one namespace"),
+                (names, "many namespaces"),
+            ):
+                _want(caller, listening)
+                before = family_seconds(pid)
+                rate = _load(loads[where], arguments.seconds)
+                cost = (family_seconds(pid) - before) / (rate * arguments.seconds)
+                what = f"{len(listening)} listeners, load in {where}"
+                rates.setdefault(f"requests/s, {what}", []).append(round(rate))
+                costs.setdefault(f"CPU µs of a request, {what}", []).append(round(cost * 1e6))
+        figures |= rates | costs
+        figures["MiB, after the load"] = _mib(memory([pid]))
+        return figures
+
+
+def _attach(caller: Caller, names: list[str]) -> dict[str, object]:
+    """Begin to serve one namespace after the other."""
+    took = []
+    pidfd = os.pidfd_open(os.getpid())
+    for name in names:
+        with open(f"/run/netns/{name}", "rb") as namespace:
+            descriptors = [namespace.fileno(), pidfd]
+            network = _network(name)
+            fields = {
+                "pid": os.getpid(),
+                "scope": ["network", network],
+                "binds": [[METADATA_ADDRESS, 80, None]],
+            }
+            began = time.perf_counter()
+            caller.tell("attach", descriptors, name=network, **fields)
+            took.append((time.perf_counter() - began) * 1000)
+    os.close(pidfd)
+    return {
+        "attach, ms, mean": round(statistics.mean(took), 2),
+        "attach, ms, p99": round(percentile(took, 99) or 0, 2),
+        "attach, ms, worst": round(max(took), 2),
+    }
+
+
+def _want(caller: Caller, names: list[str]) -> None:
+    """Have these listened to, and no others."""
+    places = [[name, [METADATA_ADDRESS, 80, None], ["network", _network(name)]] for name in names]
+    for start in range(0, len(places) + 1, _AT_ONCE):
+        part = places[start : start + _AT_ONCE]
+        caller.tell("want", listeners=part, more=len(part) == _AT_ONCE)
+
+
+def _ask_in_each(names: list[str]) -> None:
+    """One request in each namespace, so that what is measured has been used."""
+    for name in names:
+        with inside(name), socket.create_connection((METADATA_ADDRESS, 80), 10) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            answer = client.recv(4096)
+        if not answer.startswith(b"HTTP/1.1 200 "):
+            raise SystemExit(f"{name}: {answer[:200]!r}")
+
+
+def _load(names: list[str], seconds: int) -> float:
+    """Requests per second of as many generators at a time, a connection for each request."""
+    command = ["wrk", "-t1", "-c", str(_CONNECTIONS // len(names)), "-d", str(seconds), "-s", str(_WRK)]
+    url = f"http://{METADATA_ADDRESS}/openstack/latest/meta_data.json"
+    running = [
+        subprocess.Popen(within(name, [*command, url]), stdout=subprocess.PIPE, text=True) for name in names
+    ]
+    figures = [json.loads(one.communicate(timeout=seconds + 30)[0].splitlines()[-1]) for one in running]
+    if errors := sum(one["errors"] for one in figures):
+        raise SystemExit(f"{errors} errors under load")
+    return sum(one["rate"] for one in figures)
+
+
+@contextlib.contextmanager
+def _namespaces(count: int) -> Iterator[list[str]]:
+    """As many, each with 169.254.169.254 and a guest's address."""
+    names = [f"qdhcp-{uuid.uuid4()}" for _ in range(count)]
+    made = []
+    try:
+        for name in names:
+            subprocess.run(["ip", "netns", "add", name], check=True)
+            made.append(name)
+            lines = [
+                "link set lo up",
+                *(f"address add {one}/32 dev lo" for one in (METADATA_ADDRESS, _GUEST)),
+            ]
+            # Whoever asks 169.254.169.254 from its own host is 169.254.169.254, and no guest.
+            lines.append(f"route replace local {METADATA_ADDRESS} dev lo src {_GUEST} table local")
+            subprocess.run(["ip", "-n", name, "-batch", "-"], input="\n".join(lines), text=True, check=True)
+            with inside(name):
+                for setting, value in _SYSCTLS.items():
+                    Path(f"/proc/sys/{setting.replace('.', '/')}").write_text(value)
+        yield names
+    finally:
+        for name in made:
+            subprocess.run(["ip", "netns", "delete", name], check=False)
+
+
+@contextlib.contextmanager
+def _daemon(home: Path, workers: int) -> Iterator[int]:
+    command = [sys.executable, "-c", "import sys; from mdmw.cli.node_daemon import main; sys.exit(main())"]
+    command += ["--ini", str(home / "api-paste.ini"), "--run-dir", str(home), "--user", "nobody"]
+    command += ["--workers", str(workers)]
+    with running(command, lambda: _serves(home), home / "log") as pid:
+        yield pid
+
+
+def _serves(home: Path) -> bool:
+    with contextlib.suppress(ControlError), called(home / "node.sock") as caller:
+        return "workers serve" in (home / "log").read_text() and bool(list(caller.ask("status")))
+    return False
+
+
+def _agent(home: Path) -> contextlib.AbstractContextManager[int]:
+    path = home / "agent"
+    return running(
+        ["haproxy", "-f", str(home / "haproxy.cfg")], lambda: accepts_unix(path), home / "haproxy.log"
+    )
+
+
+def _family(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(one for child in children for one in _family(int(child)))]
+
+
+def _network(name: str) -> str:
+    return name.removeprefix("qdhcp-")
+
+
+def _pss(pid: int) -> int:
+    line = next(
+        one for one in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if one[:4] == "Pss:"
+    )
+    return int(line.split()[1]) * 1024
+
+
+def _mib(size: int) -> float:
+    return round(size / 2**20, 1)
+
+
+if __name__ == "__main__":
+    main()
