@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-openstack bench bench-openstack docs lint format clean
+.PHONY: help run test test-node test-openstack bench bench-openstack docs lint format clean
 
 help: ## what there is
 	@echo "mdmw: instance metadata as a WSGI pipeline"
@@ -25,6 +25,10 @@ test: $(VENV)/.test lint docs ## everything CI checks: style, types, layers, doc
 	@$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
 	@$(BIN)/coverage report --skip-covered --skip-empty | tail -n 40
+
+test-node: $(VENV)/.test ## 100,000 requests of 500 guests with the same five addresses, on one mdmw-node (root)
+	@tools/need ip=iproute2
+	MDMW_ISOLATION_REQUESTS=100000 $(BIN)/python -m pytest tests/node/test_isolation.py
 
 test-openstack: $(VENV)/.test ## the same guests before real Keystone, Neutron and Nova (root, Debian)
 	@tools/need ip=iproute2
