@@ -122,12 +122,15 @@ class Keeper:
             }
         )
 
-    def _start_anew(self) -> None:
+    def _end_orphans(self) -> None:
         sessions = self._settings.directory / _SESSIONS
         if sessions.exists():
             left = end_orphans({int(word) for word in sessions.read_text().split()}, self._settings.identity)
             if left:
                 LOG.warning("a keeper was killed; %d processes of it make place now", left)
+
+    def _start_anew(self) -> None:
+        self._end_orphans()
         for listener in self._supervisor.kept(self._settings.environ):
             self._listeners.adopt(listener)
         self._restore(time.monotonic() + _RESTORE_WITHIN)
@@ -145,7 +148,11 @@ class Keeper:
         """It serves; the one before may go."""
         if self._predecessor:
             self._open_control()
-            self._predecessor.tell("taken-over")
+            try:
+                self._predecessor.tell("taken-over")
+            except ControlError as error:
+                LOG.warning("the old keeper has ended before it was told to: %s", error)
+                self._end_orphans()
             self._hand_over.close()
             self._predecessor = None
             self._record_sessions()

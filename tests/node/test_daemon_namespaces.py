@@ -16,6 +16,7 @@ from servers.namespace import Namespace
 from servers.nova import Nova
 from test_daemon_restart import ADDRESS, NAMES, NETWORKS, Guest, Load, agent, listener  # noqa: F401 - a fixture
 
+from mdmw.cli.main import main
 from mdmw.node.channel import Channel, pair
 from mdmw.node.control import ControlError
 from mdmw.node.crew import Link
@@ -305,31 +306,35 @@ def test_nonsense_on_the_control_socket(place: Site) -> None:
 # --- the commands -----------------------------------------------------------------------
 
 
-def mdmw_node(place: Site, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mdmw", "node", *words, "--socket", str(place.directory / "node.sock")]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+def mdmw_node(place: Site, *words: str) -> int:
+    return main(["node", *words, "--socket", str(place.directory / "node.sock")])
 
 
-def test_mdmw_node_list_and_status(place: Site) -> None:
+def test_mdmw_node_list_and_status(place: Site, capsys) -> None:
     """As a table for people, and as JSON."""
     keeper = place.started()
     place.want(listener(NETWORKS[0]))
     Guest(NETWORKS[0], keeps=False).ask()
-    heading, _, row = mdmw_node(place, "list").stdout.splitlines()
+    assert mdmw_node(place, "list") == 0
+    heading, _, row = capsys.readouterr().out.splitlines()
     assert heading.split() == ["NAMESPACE", "AT", "FOR", "BY", "SINCE", "CONNECTIONS", "OPEN"]
     words = row.split()
     assert words[:5] == [NAMES[0], "169.254.169.254:80", "network", NETWORKS[0], "plan"]
     assert words[-2:] == ["1", "0"]
-    assert json.loads(mdmw_node(place, "list", "--json").stdout)[0]["connections"] == 1
-    assert f"pid        {keeper.pid}\n" in mdmw_node(place, "status").stdout
-    assert json.loads(mdmw_node(place, "status", "--json").stdout)["workers"] == 2
+    assert mdmw_node(place, "list", "--json") == 0
+    assert json.loads(capsys.readouterr().out)[0]["connections"] == 1
+    assert mdmw_node(place, "status") == 0
+    assert f"pid        {keeper.pid}\n" in capsys.readouterr().out
+    assert mdmw_node(place, "status", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["workers"] == 2
 
 
-def test_mdmw_node_says_what_is_wrong(place: Site) -> None:
+def test_mdmw_node_says_what_is_wrong(place: Site, capsys) -> None:
     """Status 2 and one line: nobody is there, or nothing of that name."""
-    done = mdmw_node(place, "list")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "no keeper is there" in done.stderr
+    assert mdmw_node(place, "list") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "no keeper is there" in error
     place.started()
-    done = mdmw_node(place, "detach", "x")
-    assert (done.returncode, done.stderr) == (2, "mdmw: nothing of the name x is attached\n")
+    assert mdmw_node(place, "detach", "x") == 2
+    assert capsys.readouterr().err == "mdmw: nothing of the name x is attached\n"

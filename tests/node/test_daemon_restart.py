@@ -212,6 +212,23 @@ def test_a_keeper_that_is_killed(place: Site, is_supervised: bool) -> None:
     assert len(place.workers(successor)) == 2
 
 
+def test_an_old_keeper_that_ends_while_it_hands_over(place: Site) -> None:
+    """The new one has all that it needs, and serves."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as old:
+        old.bind(str(place.directory / "node.sock"))
+        old.listen()
+        old.settimeout(20)
+        place.start()
+        caller, _ = old.accept()
+        with caller:
+            assert caller.recv(100) == b'{"kind":"take-over"}'
+            caller.send(b'{"kind":"done"}')
+    place.supervisor.wait_for("READY=1")
+    assert "the old keeper has ended before it was told to" in place.log
+    place.want(listener(NETWORKS[0]))
+    Guest(NETWORKS[0], keeps=False).ask()
+
+
 @pytest.mark.parametrize("victim", ["one", "all", "preloader"])
 def test_a_worker_that_is_killed_is_replaced(place: Site, victim: str) -> None:
     """And no listener is lost: whoever connects meanwhile waits for the next worker."""

@@ -287,15 +287,16 @@ def test_the_process_that_is_left_is_small(place: Site, manager: ProcessManager)
     assert b"PROCESS_TAG=haproxy-" in (process / "environ").read_bytes()
 
 
-@needs_namespaces
-def test_without_a_daemon(place: Site, manager: ProcessManager) -> None:
-    """Status 1, one line that Neutron logs; nothing is left behind."""
-    done = manager.enable()
-    assert done.returncode == 1
-    assert done.stderr == (
-        f"mdmw-haproxy: {place.directory}/node.sock: no keeper is there: No such file or directory\n"
+def test_without_a_daemon(tmp_path: Path, capfd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Status 1, one line that Neutron logs, after a short wait for a daemon that starts; nothing is left."""
+    monkeypatch.setenv(haproxy.SOCKET_VARIABLE, str(tmp_path / "node.sock"))
+    monkeypatch.setattr(haproxy, "_ABSENT_FOR", 0.2)
+    path = written(tmp_path)
+    assert haproxy.main(["-f", str(path)]) == 1
+    assert capfd.readouterr().err == (
+        f"mdmw-haproxy: {tmp_path}/node.sock: no keeper is there: No such file or directory\n"
     )
-    assert manager.pid is None
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @needs_namespaces
