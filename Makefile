@@ -43,6 +43,11 @@ bench-openstack: $(VENV)/.test ## the storm beside Neutron's own agent (root, De
 	@tools/need ip=iproute2 nft=nftables
 	MDMW_OPENSTACK=build/openstack PYTHONPATH=tests/openstack $(BIN)/python -m bench.incumbent
 
+bench-node: $(VENV)/.test ## a thousand namespaces on one daemon (root; about four minutes)
+	@tools/need ip=iproute2
+	$(BIN)/python -m bench.node
+	$(BIN)/python -m bench.node_servers
+
 docs: $(VENV)/.test ## the documentation, into doc/_build/html; a warning is an error
 	$(BIN)/sphinx-build -q -W --keep-going -b html doc doc/_build/html
 
