@@ -38,7 +38,7 @@ def running(
         yield pid
 
 
-def write_ini(cloud: Cloud, name: str, workers: int, nova_port: int, trust_client_mac: bool) -> Path:
+def write_ini(cloud: Cloud, name: str, workers: int, nova_port: int, trust_client_mac: bool = False) -> Path:
     """The agent's own file, beside neutron.conf; only REST has credentials."""
     text = _INI.format(name=name, shared=cloud.secrets.shared, workers=workers, nova_port=nova_port)
     if trust_client_mac:
