@@ -44,9 +44,9 @@ def main() -> int:
         return 2
     places = node.places
     neutron_dhcp = None if places.neutron_dhcp is None else str(places.neutron_dhcp)
-    channel.send("places", state=str(places.state), neutron_dhcp=neutron_dhcp, firewall=places.firewall)
-    give_up()
     with contextlib.suppress(ChannelError, BrokenPipeError, ConnectionResetError):  # the keeper has gone
+        channel.send("places", state=str(places.state), neutron_dhcp=neutron_dhcp, firewall=places.firewall)
+        give_up()
         _Planning(node, channel).run(arguments.poll_interval)
     return 0
 

@@ -51,7 +51,10 @@ def main() -> int:
     give_up()
     gc.collect()
     gc.freeze()  # what is there is shared, as long as nobody writes to it
-    channel.send("ready")
+    try:
+        channel.send("ready")
+    except BrokenPipeError:  # the keeper has a newer one already
+        return 0
     while True:
         try:
             message = channel.receive()

@@ -105,7 +105,7 @@ class Upkeep:
     def doubt(self, why: str) -> None:
         """Nobody knows whether it is still right."""
         if why != self._doubt:
-            LOG.warning("%s; the last plan stays in force", why)
+            LOG.warning("%s; what is in force stays in force", why)
         self._doubt = why
 
     # --- looks --------------------------------------------------------------------------
