@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
         (
             "--poll-interval",
             10,
-            "between two readings of Neutron, or of the file; a file that changes is read at once",
+            "between two questions to Neutron; a file is read when it changes",
         ),
         ("--look-interval", 30, "between two looks at whether all is as planned"),
     ):

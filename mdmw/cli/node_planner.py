@@ -6,6 +6,7 @@ The keeper starts it, as a user without privileges, and checks what it says. It 
 import argparse
 import contextlib
 import fcntl
+import gc
 import hashlib
 import os
 import select
@@ -25,6 +26,7 @@ from mdmw.node.spawn import give_up
 from mdmw.observe import log_to_stderr
 
 _GLANCE = 1.0  # seconds between two looks at whether something has changed
+_FILE_EVERY = 60.0  # though nothing says that it has changed
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
@@ -72,9 +74,10 @@ class _Planning:
         while True:
             stamp = _stamp(self._node.watched)
             self._say()
-            until = time.monotonic() + every
+            gc.collect()  # what was read is a large part of this process
+            until = time.monotonic() + (every if self._node.is_polled else _FILE_EVERY)
             while time.monotonic() < until and _stamp(self._node.watched) == stamp:
-                if select.select([self._channel.sock], [], [], min(_GLANCE, every))[0]:
+                if select.select([self._channel.sock], [], [], _GLANCE)[0]:
                     self._channel.receive()
 
     def _say(self) -> None:

@@ -67,12 +67,14 @@ class Node:
     """What the options say: how to plan, where to apply, and `view`, which reads what there is.
 
     `view` raises `Unavailable` when Neutron cannot be asked, and `ConfigError` for a file with a mistake.
-    When `watched` has changed there is probably something new to read.
+    When `watched` has changed there is probably something new to read; `is_polled` says that there may be
+    at any time.
     """
 
     options: Options
     places: Places
     watched: Path
+    is_polled: bool
     view: Callable[[], View]
 
 
@@ -87,8 +89,8 @@ def load(given: Mapping[str, str]) -> Node:
         firewall=settings.firewall,
     )
     if settings.inventory:
-        return Node(_options(settings), places, Path(settings.inventory), _of_file(settings))
-    return Node(_options(settings), places, namespaces.RUN_NETNS, _of_neutron(settings))
+        return Node(_options(settings), places, Path(settings.inventory), False, _of_file(settings))
+    return Node(_options(settings), places, namespaces.RUN_NETNS, True, _of_neutron(settings))
 
 
 def _options(settings: SimpleNamespace) -> Options:
