@@ -25,18 +25,24 @@ _PORTS_IN_A_CALL = 100
 INCUMBENT = f"haproxy + {agents.NEUTRON}"
 HAPROXY_REST = "haproxy + mdmw agent, REST"
 HAPROXY_RPC = "haproxy + mdmw agent, RPC"
-PROXY_REST = "mdmw proxy + agent, REST"
+PROXY_REST = "mdmw proxy + agent, uWSGI, REST"
 #: Path -> server of `bench.servers`.
 COMBINED = {f"combined, REST, {server}": server for server in ("uWSGI", "granian")}
 PATHS = (INCUMBENT, HAPROXY_REST, HAPROXY_RPC, PROXY_REST, *COMBINED)
 
 _INI = """
+[pipeline:proxy]
+pipeline = identify-guest to-agent
 [pipeline:combined]
 pipeline = identify-guest resolve sign to-nova
 [filter:identify-guest]
 use = egg:mdmw#source-identify
 mode = fixed
 network_id = {network_id}
+client_mac = true
+[app:to-agent]
+use = egg:mdmw#agent-forward
+metadata_proxy_socket = {socket}
 [filter:resolve]
 use = egg:mdmw#instance-resolve
 resolver = neutron
@@ -78,7 +84,9 @@ class Node:
                 INCUMBENT: (agents.NEUTRON, INCUMBENT_WORKERS),
                 HAPROXY_RPC: (agents.RPC, _WORKERS),
             }.get(name, (agents.REST, _WORKERS))
-            pids = [stack.enter_context(agents.running(self.cloud, agent, workers, _NOVA_PORT))]
+            believed = name == PROXY_REST
+            running = agents.running(self.cloud, agent, workers, _NOVA_PORT, trust_client_mac=believed)
+            pids = [stack.enter_context(running)]
             yield [*pids, stack.enter_context(self._proxy(name))]
 
     def upstream(self, body: Path) -> contextlib.AbstractContextManager[int]:
@@ -89,21 +97,27 @@ class Node:
 
     def _proxy(self, name: str) -> contextlib.AbstractContextManager[int]:
         if name == PROXY_REST:
-            words = (f"--network_id={self.network_id}", f"--metadata_port={haproxies.METADATA_PORT}")
-            return self._serve("proxy", proxies.mdmw_command(self.cloud, *words), haproxies.METADATA_PORT)
+            return self._on_server("uWSGI", "proxy", {})
         (words,) = proxies.haproxy_commands(self.cloud, [f"network={self.network_id}"])
         return self._serve("proxy", words, haproxies.METADATA_PORT)
 
     @contextlib.contextmanager
     def _combined(self, server: str) -> Iterator[int]:
-        ini = self.cloud.state.run / "combined.ini"
+        with (
+            tempfile.TemporaryDirectory() as shared,  # by its workers
+            self._on_server(server, "combined", {"MDMW_GROUP_DIR": shared}) as pid,
+        ):
+            yield pid
+
+    def _on_server(
+        self, server: str, pipeline: str, env: dict[str, str]
+    ) -> contextlib.AbstractContextManager[int]:
+        ini = self.cloud.state.run / "mdmw.ini"
         own = agents.write_ini(self.cloud, agents.REST, _WORKERS, _NOVA_PORT)
-        ini.write_text(_INI.format(network_id=self.network_id, config_file=own))
+        ini.write_text(_INI.format(network_id=self.network_id, config_file=own, socket=self.cloud.socket))
         listener = Listener(address=METADATA_ADDRESS, port=haproxies.METADATA_PORT)
-        with tempfile.TemporaryDirectory() as shared:  # by its workers
-            env = {"MDMW_PASTE_INI": str(ini), "MDMW_GROUP_DIR": shared}
-            with self._serve("combined", command(server, "combined", listener), listener.port, env) as pid:
-                yield pid
+        words = command(server, pipeline, listener)
+        return self._serve(pipeline, words, listener.port, env | {"MDMW_PASTE_INI": str(ini)})
 
     def _serve(
         self, name: str, words: list[str], port: int, env: dict[str, str] | None = None
