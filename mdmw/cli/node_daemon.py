@@ -117,7 +117,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         directory=Path(arguments.run_dir),
         environ=os.environ,
         plan=_planner(arguments),
-        converge=_converge,
+        converge=start_converge,
         look_every=arguments.look_interval,
     )
 
@@ -141,7 +141,7 @@ def _start(command: list[str], identity: Identity, channel: socket.socket) -> in
     return spawn([*command, str(channel.fileno())], identity, channel.fileno())
 
 
-def _converge(channel: socket.socket) -> int:
+def start_converge(channel: socket.socket) -> int:
     """As root, in a session of its own: what it does is done to its end."""
     command = [sys.executable, "-P", "-m", _CONVERGE, "--channel", str(_FIRST)]
     inherited = [(os.POSIX_SPAWN_DUP2, channel.fileno(), _FIRST)]

@@ -5,11 +5,10 @@ for a cloud in which the other half is gone.
 """
 
 import ipaddress
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qs, quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import requests
 
@@ -17,10 +16,10 @@ from mdmw.errors import Unavailable
 from mdmw.node.view import Router, Subnet, View
 from mdmw.records import is_uuid
 from mdmw.resolvers.matching import ROUTER_INTERFACE_OWNERS
+from mdmw.resolvers.pages import Query, items
 from mdmw.resolvers.ports import port_of
 
 T = TypeVar("T")
-Query = list[tuple[str, str]]
 
 _DHCP_OWNER, _RESERVED = "network:dhcp", "reserved_dhcp_port"
 #: Of the ports of a network, those that the plan asks for.
@@ -39,8 +38,6 @@ _SUBNET_FIELDS = (
     "segment_id",
     "ipv6_address_mode",
 )
-_PAGE = 1000
-_MOST_PAGES = 200
 _IN_A_QUERY = 50  # ids; with 150 a URL is longer than 8 KiB (R-9)
 _PRIMARY = ("primary", "master")  # in the file that keepalived's state change monitor writes
 
@@ -135,34 +132,15 @@ class NeutronView:
                 except (KeyError, TypeError, AttributeError, ValueError):
                     raise Unavailable(f"Neutron: one of the {kind} is in a form that is unknown") from None
 
-    def _all(self, kind: str, query: Query, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Every page (R-10); only the marker of a next link counts, so that it leads nowhere else."""
-        query = [*query, *(("fields", name) for name in fields), ("limit", str(_PAGE))]
-        markers: list[str] = []
-        while len(markers) < _MOST_PAGES:
-            page = self._page(kind, [*query, *(("marker", marker) for marker in markers[-1:])])
-            yield from page[kind]
-            marker = _next_marker(kind, page)
-            if marker is None:
-                return
-            if marker in markers:
-                break
-            markers.append(marker)
-        raise Unavailable(f"Neutron: a list of {kind} that has no end ({len(markers)} pages)")
+    def _all(self, kind: str, query: Query, fields: Sequence[str]) -> Iterator[Any]:
+        """Every page (R-10)."""
+        return items(kind, query, fields, lambda page: self._page(kind, page))
 
-    def _page(self, kind: str, query: Query) -> dict[str, Any]:
+    def _page(self, kind: str, query: Query) -> bytes:
         response = self._get(f"/v2.0/{kind}?{urlencode(query, quote_via=quote, safe='')}")
         if response.status_code != 200:
             raise Unavailable(f"Neutron answers {response.status_code} to a query for {kind}")
-        try:
-            page = json.loads(response.content)
-        except (ValueError, RecursionError):
-            page = None
-        if isinstance(page, dict):
-            items = page.get(kind)
-            if isinstance(items, list) and all(isinstance(item, dict) for item in items):
-                return page
-        raise Unavailable(f"Neutron: an answer that is not a list of {kind}")
+        return response.content
 
 
 def _owned_by(owners: Sequence[str]) -> Query:
@@ -186,12 +164,3 @@ def _subnet(fields: Mapping[str, Any]) -> Subnet:
         segment_id=fields.get("segment_id"),
         ipv6_address_mode=fields.get("ipv6_address_mode"),
     )
-
-
-def _next_marker(kind: str, page: Mapping[str, Any]) -> str | None:
-    """Where the next page begins; None after the last one."""
-    try:
-        links = [link["href"] for link in page.get(f"{kind}_links") or () if link["rel"] == "next"]
-        return parse_qs(urlsplit(links[0]).query)["marker"][-1] if links else None
-    except (LookupError, TypeError, ValueError, AttributeError):
-        raise Unavailable("Neutron: a link to a next page that leads nowhere") from None

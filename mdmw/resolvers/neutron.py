@@ -1,15 +1,14 @@
 """The resolver that asks Neutron's REST API, with the queries of spec 2.5."""
 
-import json
 import math
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from types import SimpleNamespace
-from typing import Any, ClassVar
-from urllib.parse import parse_qs, quote, urlencode, urlsplit
+from typing import ClassVar
+from urllib.parse import quote, urlencode
 
 import requests
 from oslo_config import cfg
@@ -19,6 +18,7 @@ from mdmw.records import Instance, Scope, Source
 from mdmw.resolvers import credentials
 from mdmw.resolvers.keystone import Keystone
 from mdmw.resolvers.matching import Port
+from mdmw.resolvers.pages import Query, items
 from mdmw.resolvers.ports import PortResolver, port_of
 from mdmw.resolvers.snapshot import Snapshot
 from mdmw.resolvers.token_store import store_for
@@ -45,8 +45,6 @@ _PORT_FIELDS = (
 
 MOST_IN_A_QUERY = 100  # networks (R-9)
 MOST_TO_NAME = 400  # of more networks none is named, and the answer is sifted (R-9)
-PAGE = 1000  # ports (R-10)
-MOST_PAGES = 200
 LONGEST_PAUSE = 30  # seconds, however long Neutron wants to be left alone
 
 _SECONDS = re.compile("[0-9]{1,9}")
@@ -58,8 +56,6 @@ _REASONS = {
     413: "it wants to be asked less often",
     429: "it wants to be asked less often",
 }
-
-Query = list[tuple[str, str]]
 
 
 class NeutronResolver(PortResolver):
@@ -151,38 +147,18 @@ class RestQueries:
             else:
                 start += len(piece)
 
-    # --- pages --------------------------------------------------------------------------
-
     def _ports(self, query: Query, fields: Sequence[str]) -> Iterator[Port]:
-        """R-10: every page; only the marker of a next link counts, so that it leads nowhere else."""
-        query = [*query, *(("fields", name) for name in fields), ("limit", str(PAGE))]
-        markers: list[str] = []
-        while len(markers) < MOST_PAGES:
-            page = self._page([*query, *(("marker", marker) for marker in markers[-1:])])
-            yield from map(port_of, page["ports"])
-            marker = _next_marker(page)
-            if marker is None:
-                return
-            if marker in markers:
-                break
-            markers.append(marker)
-        raise Unavailable(f"Neutron: a list of ports that has no end ({len(markers)} pages)")
+        """R-10: every page."""
+        return map(port_of, items("ports", query, fields, self._page))
 
-    def _page(self, query: Query) -> dict[str, Any]:
-        """An object with a list `ports`."""
+    def _page(self, query: Query) -> bytes:
         pause = self._pause_until - time.monotonic()
         if pause > 0:
             raise Unavailable("Neutron wants to be left alone for a moment", math.ceil(pause))
         response = self._get(f"/v2.0/ports?{urlencode(query, quote_via=quote, safe='')}")
         if response.status_code != 200:
             raise self._refusal(response)
-        try:
-            page = json.loads(response.content)
-        except (ValueError, RecursionError):
-            page = None
-        if not isinstance(page, dict) or not isinstance(page.get("ports"), list):
-            raise Unavailable("Neutron: an answer that is not a list of ports")
-        return page
+        return response.content
 
     def _refusal(self, response: requests.Response) -> Exception:
         status = response.status_code
@@ -203,15 +179,6 @@ def _sifted(ports: Iterable[Port], networks: Collection[str]) -> Iterator[Port]:
     """R-1: what is elsewhere does not count, whatever Neutron made of the question."""
     wanted = frozenset(networks)
     return (port for port in ports if port.network_id in wanted)
-
-
-def _next_marker(page: Mapping[str, Any]) -> str | None:
-    """Where the next page begins; None after the last one."""
-    try:
-        links = [link["href"] for link in page.get("ports_links") or () if link["rel"] == "next"]
-        return parse_qs(urlsplit(links[0]).query)["marker"][-1] if links else None
-    except (LookupError, TypeError, ValueError, AttributeError):
-        raise Unavailable("Neutron: a link to a next page that leads nowhere") from None
 
 
 def _retry_after(response: requests.Response) -> int:

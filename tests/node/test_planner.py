@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mdmw.cli.node_daemon import start_converge
 from mdmw.node.channel import as_line, line
 from mdmw.node.loop import Loop
 from mdmw.node.namespaces import Bind
@@ -379,6 +380,39 @@ def test_not_while_another_keeper_has_the_say(stage: Stage) -> None:
     assert (stage.starts, kept.wanted) == (1, [])
     kept.may_act = True
     stage.until(lambda: bool(kept.wanted))
+
+
+def sealed(content: bytes, size: int = 0) -> int:
+    descriptor = os.memfd_create("plan", os.MFD_ALLOW_SEALING)
+    os.write(descriptor, content)
+    os.ftruncate(descriptor, max(size, len(content)))
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    return descriptor
+
+
+@pytest.mark.parametrize(
+    ("descriptor", "why"),
+    [
+        (lambda: sealed(b"{"), "Expecting property name"),
+        (lambda: sealed(b"\xff\xfe"), "can't decode"),
+        (lambda: sealed(b"[" * 100_000), "nested too deep"),
+        (lambda: sealed(b"[]"), "not a Plan"),
+        (lambda: sealed(b'{"dhcp": [], "routers": [{}]}'), "routers: not a RouterPlan"),
+        (lambda: sealed(b"{}", 65 * 1024 * 1024), "more than"),
+    ],
+)
+def test_no_plan_at_all(stage: Stage, tmp_path: Path, descriptor: Callable[[], int], why: str) -> None:
+    """What root runs refuses it in one line, and touches nothing."""
+    wanted: list[object] = []
+    upkeep = Upkeep(stage.loop, start_converge, 60.0, wanted.append, lambda: True)
+    upkeep.apply_to({**PLACES, "state": str(tmp_path / "state")})
+    upkeep.offer(descriptor())
+    stage.until(lambda: bool(upkeep.problems))
+    [problem] = upkeep.problems
+    assert problem.startswith("a plan is refused: ")
+    assert why in problem
+    assert wanted == []
+    assert not (tmp_path / "state").exists()
 
 
 def test_any_text_becomes_a_line() -> None:
