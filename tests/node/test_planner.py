@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from mdmw.cli.node_daemon import start_converge
+from mdmw.node import planner as planner_module
+from mdmw.node import upkeep as upkeep_module
 from mdmw.node.channel import as_line, line
 from mdmw.node.loop import Loop
 from mdmw.node.namespaces import Bind
@@ -20,6 +22,7 @@ from mdmw.node.planner import Planner
 from mdmw.node.upkeep import Upkeep
 from mdmw.records import Scope
 
+_FIRST_PAUSE = 0.3
 NETWORK = "1f9c3a52-6d0e-4f6b-9c1e-7a4c0b2d8e31"
 PLACES = {"state": "/var/lib/x", "neutron_dhcp": None, "firewall": "nftables"}
 _PROGRAM = """
@@ -86,7 +89,12 @@ def open_descriptors() -> int:
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    monkeypatch.setattr(planner_module, "_FIRST_PAUSE", _FIRST_PAUSE)
+    monkeypatch.setattr(upkeep_module, "_SOON", 0.1)
+    monkeypatch.setattr(upkeep_module, "_TICK", 0.05)
+    (tmp_path / "netns").mkdir()
+    monkeypatch.setattr(upkeep_module, "RUN_NETNS", tmp_path / "netns")  # others may come and go
     yield Stage(tmp_path)
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
@@ -147,7 +155,7 @@ def test_a_planner_that_ends_is_started_again(stage: Stage, caplog: pytest.LogCa
     began = time.monotonic()
     with planner(stage, 'channel.send("places", **places)') as heard:
         stage.until(lambda: stage.starts == 3)
-    assert time.monotonic() - began > 3  # pauses of 1 and 2 seconds
+    assert time.monotonic() - began > 3 * _FIRST_PAUSE  # once that long, and then twice
     assert heard.said[:3] == [PLACES, "ready", PLACES]
     assert caplog.text.count("another is started, the last plan stays in force") >= 2
 
@@ -287,6 +295,18 @@ def test_the_newest_plan_wins(stage: Stage) -> None:
 def test_it_looks_again(stage: Stage) -> None:
     kept = Kept(stage, _REPORT, look_every=0.1)
     kept.offer("a")
+    stage.until(lambda: len(kept.wanted) == 3)
+
+
+def test_it_looks_when_a_namespace_comes_or_goes(stage: Stage) -> None:
+    """A second later; here, a tenth of it."""
+    kept = Kept(stage, _REPORT)
+    kept.offer("a")
+    stage.until(lambda: len(kept.wanted) == 1)
+    name = stage.directory / "netns" / "qdhcp-x"
+    name.touch()
+    stage.until(lambda: len(kept.wanted) == 2)
+    name.unlink()
     stage.until(lambda: len(kept.wanted) == 3)
 
 
