@@ -54,6 +54,7 @@ class Network:
     number: int
     bridge: str
     router: str = ""
+    subnet_v6: str = ""
     id: str = dataclasses.field(default_factory=some_id)
     subnet: str = dataclasses.field(default_factory=some_id)
     guest: str = dataclasses.field(default_factory=some_id)
@@ -81,7 +82,11 @@ class Network:
         subnet = {"id": self.subnet, "cidr": f"10.0.{self.number}.0/24"}
         if self.router:
             subnet["gateway_ip"] = f"10.0.{self.number}.1"
-        return {"id": self.id, "bridge": self.bridge, "subnets": [subnet]}
+        subnets = [subnet]
+        if self.subnet_v6:
+            v6 = {"id": self.subnet_v6, "cidr": f"fd00:{self.number}::/64", "ipv6_address_mode": "slaac"}
+            subnets.append(v6)
+        return {"id": self.id, "bridge": self.bridge, "subnets": subnets}
 
     def instance(self) -> dict[str, Any]:
         port = {"id": self.port, "network": self.id, "mac": self.mac, "addresses": [self.address]}
@@ -310,6 +315,24 @@ def test_a_file_with_a_mistake(kvm: Kvm, capsys: pytest.CaptureFixture[str]) -> 
     shown = capsys.readouterr().out
     assert "problem" not in shown
     assert " seconds ago" in shown
+
+
+def test_4_8_another_node_has_the_ipv6_address(kvm: Kvm) -> None:
+    """Spec 4.8: the network without a rival is served by IPv6 too, the other one by IPv4."""
+    lucky, loser = (Network(n, kvm.host.bridge(), subnet_v6=some_id()) for n in (7, 8))
+    rival = kvm.host.guest(loser.bridge, "fa:16:3e:5b:20:aa")
+    ip(rival, "addr add fe80::a9fe:a9fe/64 dev eth0 nodad")
+    kvm.write(lucky, loser)
+
+    def addresses(network: Network) -> set[str]:
+        return {one["bind"][0] for one in kvm.place.listeners() if one["scope"][1] == network.id}
+
+    kvm.place.until(lambda: addresses(lucky) == {METADATA, "fe80::a9fe:a9fe"})
+    kvm.place.until(lambda: f"{loser.space}: remove fe80::a9fe:a9fe/128" in kvm.place.log)
+    kvm.place.until(lambda: addresses(loser) == {METADATA})
+    assert addresses(lucky) == {METADATA, "fe80::a9fe:a9fe"}
+    kvm.write()
+    kvm.place.until(lambda: not {lucky.space, loser.space} & set(os.listdir("/run/netns")))
 
 
 def test_a_full_disk(kvm: Kvm) -> None:
