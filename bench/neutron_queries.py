@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import threading
 from collections.abc import Callable, Iterator
 
 import amqp
@@ -10,6 +11,7 @@ from cloud.cloud import Cloud
 _EXCHANGE, _TOPIC = "neutron", "q-plugin"
 _REST = '"GET /v2.0/ports'
 _RPC = "get_ports"
+_PAUSE = 0.2  # seconds between two looks whether to end
 
 
 @contextlib.contextmanager
@@ -17,21 +19,35 @@ def counted(cloud: Cloud) -> Iterator[Callable[[], int]]:
     """What is yielded says how many queries there were since."""
     log = cloud.state.log("neutron-api-access")
     before = log.stat().st_size
-    with cloud.services.broker() as connection:
-        channel = connection.channel()
-        queue = channel.queue_declare(exclusive=True).queue
-        channel.queue_bind(queue, _EXCHANGE, _TOPIC)
-        calls = 0
-
-        def count() -> int:
-            nonlocal calls
-            calls += sum(method == _RPC for method in _methods(channel, queue))
-            return calls + log.read_bytes()[before:].count(_REST.encode())
-
-        yield count
+    with cloud.services.broker() as connection, _calls(connection) as calls:
+        yield lambda: calls.count(_RPC) + log.read_bytes()[before:].count(_REST.encode())
 
 
-def _methods(channel: amqp.Channel, queue: str) -> Iterator[str]:
-    """Of all messages that have come; oslo.messaging packs JSON into JSON."""
-    while message := channel.basic_get(queue, no_ack=True):
-        yield json.loads(json.loads(message.body)["oslo.message"])["method"]
+@contextlib.contextmanager
+def _calls(connection: amqp.Connection) -> Iterator[list[str]]:
+    """The methods that are called, as they come: the copies expire with the patience of their callers."""
+    methods: list[str] = []
+    channel = connection.channel()
+    queue = channel.queue_declare(exclusive=True).queue
+    channel.queue_bind(queue, _EXCHANGE, _TOPIC)
+    channel.basic_consume(queue, no_ack=True, callback=lambda message: methods.append(_method(message)))
+    ended = threading.Event()
+
+    def listen() -> None:
+        while not ended.is_set():
+            with contextlib.suppress(TimeoutError):
+                connection.drain_events(timeout=_PAUSE)
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    try:
+        yield methods
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _method(message: amqp.Message) -> str:
+    """oslo.messaging packs JSON into JSON."""
+    method: str = json.loads(json.loads(message.body)["oslo.message"])["method"]
+    return method
