@@ -54,9 +54,9 @@ def spawn(command: Sequence[str], identity: Identity, inherited: int) -> int:
 
 def give_up() -> None:
     """In a spawned program, once it has loaded: no power is left, and its memory is for root's eyes only."""
+    _prctl(_SET_DUMPABLE, 0)
     _prctl(_CAP_AMBIENT, _CLEAR_ALL)
     _set_capabilities(())
-    _prctl(_SET_DUMPABLE, 0)
 
 
 def _become(identity: Identity) -> None:
