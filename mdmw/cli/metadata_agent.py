@@ -25,8 +25,8 @@ from mdmw.cli.arguments import DaemonParser
 from mdmw.cli.on_gunicorn import Server
 from mdmw.cli.privileges import Ids, ids_of, own_ids
 from mdmw.errors import ConfigError
+from mdmw.resolvers.group import GROUP_DIRECTORY
 from mdmw.resolvers.state_report import start_reporting
-from mdmw.resolvers.token_store import GROUP_DIRECTORY
 from mdmw.wsgi import pipelines
 
 LOG = logging.getLogger(__name__)

@@ -1,7 +1,6 @@
 """The options of the cache: those of instance-resolve, and what Neutron's own files say in `[cache]`."""
 
 import logging
-import os
 import time
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -13,12 +12,10 @@ from mdmw.errors import ConfigError
 from mdmw.options import refuse
 from mdmw.resolvers.caching import Caching, Limits
 from mdmw.resolvers.contract import Resolver
-from mdmw.resolvers.shared import Group, Shared, private_directory
+from mdmw.resolvers.group import group_directory
+from mdmw.resolvers.shared import Group, Shared
 
 LOG = logging.getLogger(__name__)
-
-#: Environment variable: a private directory in which the worker processes of one server meet.
-GROUP_VARIABLE = "MDMW_GROUP_DIR"
 
 _MEMORY, _MEMCACHED = "dogpile.cache.memory", "dogpile.cache.pymemcache"
 # What oslo.cache has, in Neutron's files; one client serves for every memcached.
@@ -131,13 +128,8 @@ def _of_neutron(settings: SimpleNamespace) -> SimpleNamespace:
 
 
 def _group(settings: SimpleNamespace) -> Group | None:
-    path = os.environ.get(GROUP_VARIABLE)
-    if not path:
-        return None
-    try:
-        return Group(private_directory(path))
-    except ValueError as error:
-        raise refuse(settings, f"${GROUP_VARIABLE}", str(error)) from None
+    directory = group_directory(settings.place)
+    return None if directory is None else Group(directory)
 
 
 def _backend(settings: SimpleNamespace, neutron: SimpleNamespace) -> str:

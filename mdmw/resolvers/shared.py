@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import json
 import logging
-import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -154,17 +153,6 @@ class Group:
             if time.monotonic() > deadline:
                 raise Unavailable("the same look-up of another process takes too long")
             time.sleep(_POLL)
-
-
-def private_directory(path: str) -> Path:
-    """`path`, if nobody else may read or write there; ValueError says why not."""
-    try:
-        mode = Path(path).stat().st_mode
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
-    if not stat.S_ISDIR(mode) or mode & 0o077:
-        raise ValueError(f"{path} must be a directory that only its owner may use (mode 0700)")
-    return Path(path)
 
 
 def _text(key: Key) -> str:

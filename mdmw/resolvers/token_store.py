@@ -4,20 +4,16 @@ import fcntl
 import hashlib
 import logging
 import os
-import stat
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
-from mdmw.errors import ConfigError, Unavailable
+from mdmw.errors import Unavailable
+from mdmw.resolvers.group import group_directory
 
 LOG = logging.getLogger(__name__)
-
-#: Environment variable with a directory that only this group of processes may enter (0700);
-#: the command that starts the group makes it.
-GROUP_DIRECTORY = "MDMW_GROUP_DIR"
 
 _PAUSE = 0.02  # seconds between two looks at a lock that another process holds
 
@@ -98,17 +94,11 @@ def store_for(identity: str | None, place: str) -> TokenStore:
 
     Raises `ConfigError` when the directory of the group is there but is not private.
     """
-    directory = os.environ.get(GROUP_DIRECTORY)
-    if not directory or identity is None:
+    directory = group_directory(place)
+    if directory is None or identity is None:
         return Alone()
-    try:
-        mode = os.lstat(directory).st_mode
-    except OSError as error:
-        raise ConfigError(f"{place}: {GROUP_DIRECTORY}: {error}") from None
-    if not stat.S_ISDIR(mode) or mode & 0o077:
-        raise ConfigError(f"{place}: {GROUP_DIRECTORY}: {directory} must be a directory of mode 0700")
     name = hashlib.sha256(identity.encode()).hexdigest()[:32]
-    return GroupFile(Path(directory) / f"token-{name}")
+    return GroupFile(directory / f"token-{name}")
 
 
 def _lock(fd: int) -> bool:

@@ -17,7 +17,7 @@ from mdmw.records import Scope, Source
 from mdmw.resolvers import keystone
 from mdmw.resolvers.conformance import ADA as ADA_ID
 from mdmw.resolvers.conformance import BLUE
-from mdmw.resolvers.token_store import GROUP_DIRECTORY
+from mdmw.resolvers.group import GROUP_DIRECTORY
 
 ADA = Source("10.0.0.5", Scope("network", BLUE))
 REFUSED = says(answer({"error": {"message": "no"}}, "401 Unauthorized"))

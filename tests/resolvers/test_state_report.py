@@ -12,8 +12,8 @@ import neutron_rpc_server
 import pytest
 from peers import PATIENCE
 
+from mdmw.resolvers.group import GROUP_DIRECTORY
 from mdmw.resolvers.state_report import start_reporting
-from mdmw.resolvers.token_store import GROUP_DIRECTORY
 
 # A connection that breaks under kombu is left to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
