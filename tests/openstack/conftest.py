@@ -28,7 +28,7 @@ def agent(request):
 @pytest.fixture(scope="session", params=proxies.PROXIES)
 def proxy(cloud, agent, request):
     """The name of the proxy that is running in all namespaces, in front of `agent`, which runs too."""
-    believed = request.param == proxies.MDMW and agent != agents.NEUTRON
+    believed = request.param != proxies.HAPROXY and agent != agents.NEUTRON
     with agents.running(cloud, agent, trust_client_mac=believed), proxies.running(cloud, request.param):
         yield request.param
 

@@ -5,6 +5,7 @@ With an interface a network is served over IPv6 too, as the DHCP agent does it.
 """
 
 import sys
+from typing import Any
 
 from neutron.agent.metadata import driver
 from neutron.common import config
@@ -17,26 +18,34 @@ _ROUTER_PORT = 9697
 
 def main() -> None:
     """Write all of them."""
-    config.register_common_config_options()
-    metadata.register_meta_conf_opts(metadata.SHARED_OPTS)
-    metadata.register_meta_conf_opts(metadata.METADATA_RATE_LIMITING_OPTS, group=metadata.RATE_LIMITING_GROUP)
-    metadata.register_meta_conf_opts(metadata.METADATA_HAPROXY_OPTS, group=metadata.HAPROXY_GROUP)
-    config.init(["--config-file", sys.argv[1]])
+    load(sys.argv[1])
     for scope in sys.argv[2:]:
-        haproxy = _configurator(*scope.split("="))
+        address, port, names = arguments(scope)
+        identity = scope.split("=")[1]
+        names["pid_file"] = f"{cfg.CONF.state_path}/{identity}.pid.haproxy"
+        haproxy = driver.MetadataDriver._get_haproxy_configurator(address, port, cfg.CONF, **names)
         haproxy.create_config_file()
         print(haproxy.cfg_path)
 
 
-def _configurator(kind: str, identity: str, interface: str | None = None) -> driver.HaproxyConfigurator:
-    pid_file = f"{cfg.CONF.state_path}/{identity}.pid.haproxy"
+def load(*files: str) -> None:
+    """The options of these files, as the agents have them."""
+    config.register_common_config_options()
+    metadata.register_meta_conf_opts(metadata.SHARED_OPTS)
+    metadata.register_meta_conf_opts(metadata.METADATA_RATE_LIMITING_OPTS, group=metadata.RATE_LIMITING_GROUP)
+    metadata.register_meta_conf_opts(metadata.METADATA_HAPROXY_OPTS, group=metadata.HAPROXY_GROUP)
+    config.init([f"--config-file={file}" for file in files])
+
+
+def arguments(scope: str) -> tuple[str, int, dict[str, Any]]:
+    """What the DHCP or the L3 agent tells the driver: address, port, and more by name."""
+    kind, identity, *interface = scope.split("=")
     if kind == "router":
-        where, names = ("::", _ROUTER_PORT), {"router_id": identity}
-    else:
-        where, names = (constants.METADATA_V4_IP, constants.METADATA_PORT), {"network_id": identity}
+        return "::", _ROUTER_PORT, {"router_id": identity}
+    names = {"network_id": identity}
     if interface:
-        names |= {"bind_address_v6": constants.METADATA_V6_IP, "bind_interface": interface}
-    return driver.MetadataDriver._get_haproxy_configurator(*where, cfg.CONF, pid_file=pid_file, **names)
+        names |= {"bind_address_v6": constants.METADATA_V6_IP, "bind_interface": interface[0]}
+    return constants.METADATA_V4_IP, constants.METADATA_PORT, names
 
 
 if __name__ == "__main__":

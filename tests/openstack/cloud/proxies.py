@@ -1,4 +1,4 @@
-"""The proxies in the namespaces of networks and routers: Neutron's haproxy, or mdmw's."""
+"""The proxies of networks and routers: Neutron's haproxy, mdmw's, or one mdmw-node for all."""
 
 import contextlib
 import subprocess
@@ -8,12 +8,13 @@ from pathlib import Path
 
 from bench.topology import inside
 
+from . import node
 from .cloud import Cloud
 from .seed import Network
 from .topology import METADATA_V4, METADATA_V6, ROUTER_PORT, dhcp_device, qdhcp, qrouter
 
-HAPROXY, MDMW = "haproxy", "mdmw-ns-metadata-proxy"
-PROXIES = (HAPROXY, MDMW)
+HAPROXY, MDMW, NODE = "haproxy", "mdmw-ns-metadata-proxy", "mdmw-haproxy"
+PROXIES = (HAPROXY, MDMW, NODE)
 _NETWORK_PORT = 80
 _RENDER = Path(__file__).with_name("neutron_haproxy.py")
 _MDMW = Path(sys.executable).with_name(MDMW)
@@ -24,6 +25,15 @@ _LISTENING = "0A"
 def running(cloud: Cloud, name: str) -> Iterator[None]:
     """One proxy in the namespace of each network and of each router."""
     networks = list(cloud.seed.networks.values())
+    if name == NODE:
+        node.admit_workers(cloud)
+        with node.beside_neutron(cloud) as agents:
+            for scope in _scopes(networks):
+                agents.spawn(scope)
+            yield
+            for scope in _scopes(networks):
+                agents.destroy(scope)
+        return
     commands = _haproxy(cloud, networks) if name == HAPROXY else _mdmw(cloud, networks)
     places = [
         place
@@ -36,20 +46,35 @@ def running(cloud: Cloud, name: str) -> Iterator[None]:
         yield
 
 
+def listens(namespace: str, port: int) -> bool:
+    """Whether anybody listens; not by connecting, which the router's rules forbid."""
+    with inside(namespace):
+        lines = [
+            line.split()
+            for version in ("tcp", "tcp6")
+            for line in Path(f"/proc/thread-self/net/{version}").read_text().splitlines()[1:]
+        ]
+    return any(int(line[1].rpartition(":")[2], 16) == port and line[3] == _LISTENING for line in lines)
+
+
 def _serve(
     cloud: Cloud, namespace: str, port: int, command: list[str]
 ) -> contextlib.AbstractContextManager[int]:
     return cloud.services.serve(
-        f"proxy-{namespace}", command, lambda: _listens(namespace, port), namespace=namespace
+        f"proxy-{namespace}", command, lambda: listens(namespace, port), namespace=namespace
     )
 
 
 def _haproxy(cloud: Cloud, networks: list[Network]) -> list[list[str]]:
+    return haproxy_commands(cloud, _scopes(networks))
+
+
+def _scopes(networks: list[Network]) -> list[str]:
     """For each network its own and its router's."""
     scopes = []
     for network in networks:
         scopes += [f"network={network.id}={dhcp_device(network)}", f"router={network.router_id}"]
-    return haproxy_commands(cloud, scopes)
+    return scopes
 
 
 def haproxy_commands(cloud: Cloud, scopes: Sequence[str]) -> list[list[str]]:
@@ -74,14 +99,3 @@ def _mdmw(cloud: Cloud, networks: list[Network]) -> list[list[str]]:
 def mdmw_command(cloud: Cloud, *words: str) -> list[str]:
     """mdmw's proxy with the arguments of P-9, before the agent of this cloud."""
     return [str(_MDMW), "--nodaemonize", f"--metadata_proxy_socket={cloud.socket}", *words]
-
-
-def _listens(namespace: str, port: int) -> bool:
-    """Whether anybody listens; not by connecting, which the router's rules forbid."""
-    with inside(namespace):
-        lines = [
-            line.split()
-            for version in ("tcp", "tcp6")
-            for line in Path(f"/proc/thread-self/net/{version}").read_text().splitlines()[1:]
-        ]
-    return any(int(line[1].rpartition(":")[2], 16) == port and line[3] == _LISTENING for line in lines)
