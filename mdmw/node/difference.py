@@ -268,7 +268,7 @@ def _merged(wanted: Wanted, observed: Observed) -> str:
     """The new options file of Neutron's dnsmasq; empty when it is right, or not there."""
     options = wanted.neutron_options
     current = observed.files.get(options.path) if options else None
-    if options is None or not current:
+    if options is None or current is None:
         return ""
     text = merged(current, options.lines, restore="options" in observed.ours.things)
     return "" if text == current else text

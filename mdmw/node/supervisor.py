@@ -1,6 +1,7 @@
 """What systemd is told, and what it keeps for the next keeper (sd_notify(3), FileDescriptorStoreMax=)."""
 
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +10,9 @@ from typing import Any
 from mdmw.node import channel, namespaces
 from mdmw.node.listeners import Listener
 
+LOG = logging.getLogger(__name__)
+
+_PATIENCE = 1.0  # seconds
 _FIRST = 3  # descriptors from the store begin here
 _COLON = "_"  # a name in the store has none
 
@@ -53,11 +57,17 @@ class Supervisor:
         self._tell(f"FDSTOREREMOVE=1\nFDNAME={_name(listener)}")
 
     def _tell(self, text: str, descriptors: Sequence[int] = ()) -> None:
+        """Guests do not wait for a supervisor that does not listen: it is told no more then."""
         if not self._address:
             return
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(_PATIENCE)
             sock.connect(self._address)
-            socket.send_fds(sock, [text.encode()], list(descriptors))
+            try:
+                socket.send_fds(sock, [text.encode()], list(descriptors))
+            except TimeoutError:
+                LOG.warning("systemd takes no messages; a restart may lose connections")
+                self._address = ""
 
 
 def matches(listener: Listener) -> bool:

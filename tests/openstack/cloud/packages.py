@@ -11,6 +11,7 @@ from .state import CONSTRAINTS, State
 _NEED = Path(__file__).parents[3] / "tools" / "need"
 _PROGRAMS = (
     *("ip=iproute2", "iptables-restore=iptables", "haproxy=haproxy"),
+    *("dnsmasq=dnsmasq-base", "udhcpc=udhcpc", "nft=nftables", "curl=curl"),
     *("mariadbd=mariadb-server", "rabbitmq-server=rabbitmq-server"),
 )
 _POLICY = Path("/usr/sbin/policy-rc.d")
