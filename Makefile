@@ -5,8 +5,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+ON_NODES := tests/node tests/cli tests/clients
+
 .DEFAULT_GOAL := help
-.PHONY: help run test test-node test-openstack bench bench-openstack docs lint format clean
+.PHONY: help run test .test-on-nodes .test-elsewhere test-node test-openstack bench bench-openstack docs lint format clean
 
 help: ## what there is
 	@echo "mdmw: instance metadata as a WSGI pipeline"
@@ -19,16 +21,24 @@ run: $(VENV)/.run ## the whole path with sample guests, until Ctrl-C (ONCE=1: en
 
 test: $(VENV)/.test lint docs ## everything CI checks: style, types, layers, docs, tests
 	@tools/need --optional ip=iproute2 nft=nftables iptables=iptables curl=curl haproxy=haproxy \
-	    dnsmasq=dnsmasq-base busybox=busybox dhclient=isc-dhcp-client \
+	    dnsmasq=dnsmasq-base busybox=busybox udhcpc=udhcpc dhclient=isc-dhcp-client \
 	    memcached=memcached rabbitmq-server=rabbitmq-server
 	@tools/cloud-init build/cloud-init
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
+	@# Two halves side by side, each shown when it is over: most of their time is waiting.
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target .test-on-nodes .test-elsewhere
+	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --skip-covered --skip-empty | tail -n 40
 
 test-node: $(VENV)/.test ## 100,000 requests of 500 guests with the same five addresses, on one mdmw-node (root)
 	@tools/need ip=iproute2
 	MDMW_ISOLATION_REQUESTS=100000 $(BIN)/python -m pytest tests/node/test_isolation.py
+
+.test-on-nodes:
+	$(BIN)/coverage run --parallel-mode -m pytest $(ON_NODES)
+
+.test-elsewhere:
+	$(BIN)/coverage run --parallel-mode -m pytest tests $(ON_NODES:%=--ignore=%)
 
 test-openstack: $(VENV)/.test ## the same guests before real Keystone, Neutron and Nova (root, Debian)
 	@tools/need ip=iproute2
