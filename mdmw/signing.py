@@ -20,7 +20,7 @@ from mdmw.options import refuse
 LOG = logging.getLogger(__name__)
 
 NOVA_SECRET = "metadata_proxy_shared_secret"  # noqa: S105 - the names of options
-RELAY_SECRET = "relay_shared_secret"  # noqa: S105
+RELAY_SECRET = "relay_shared_secret"  # noqa: S105 - likewise
 
 
 def secret_options(name: str, what: str) -> list[cfg.Opt]:

@@ -73,7 +73,7 @@ class Processes:
         path = self._home / f"{name}.log"
         self._logs.append(path)
         log = self._stack.enter_context(path.open("wb"))
-        process = subprocess.Popen(  # noqa: S603 - our own words
+        process = subprocess.Popen(  # noqa: S603 - no shell, and words of ours alone
             command,
             env={**os.environ, **environ},
             pass_fds=[sock.fileno() for sock in inherit],

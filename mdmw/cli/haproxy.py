@@ -122,7 +122,7 @@ def _arguments(words: list[str]) -> tuple[str, str, bool]:
 def _bind(found: re.Match[str]) -> Bind:
     address = found[1].strip("[]")
     if address in ("", "*"):
-        address = "0.0.0.0"  # noqa: S104 - as haproxy does
+        address = "0.0.0.0"  # noqa: S104 - what haproxy takes '*' for; Neutron decides
     return Bind(address, int(found[2]), found[3])
 
 
@@ -182,7 +182,7 @@ def _attach(proxy: Proxy, pid: int) -> None:
         except Absent:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(_ABSENT_PAUSE)
+            time.sleep(_ABSENT_PAUSE)  # the daemon may be starting, beside the agent that started this
 
 
 def _become_sleeper(path: str, identity: tuple[int, int] | None, go: int, word: int) -> None:
@@ -200,7 +200,7 @@ def _become_sleeper(path: str, identity: tuple[int, int] | None, go: int, word: 
             os.setgid(identity[1])
             os.setuid(identity[0])
         # Neutron looks for the id in this line. What else it had open closes here.
-        os.execvp(_SLEEP, [f"haproxy -f {path}", "infinity"])  # noqa: S606 - no shell
+        os.execvp(_SLEEP, [f"haproxy -f {path}", "infinity"])  # noqa: S606 - no shell is what is wanted
     except OSError as error:
         os.write(word, f"{_SLEEP} cannot be started: {error.strerror}".encode())
     finally:

@@ -44,7 +44,7 @@ def apply(arguments: argparse.Namespace) -> int:
     did = bool(report.actions)
     end = time.monotonic() + _DAD_PATIENCE
     while report.waiting and time.monotonic() < end:
-        time.sleep(_PAUSE)
+        time.sleep(_PAUSE)  # the kernel is looking for duplicates of an address
         report = converge(wanted, node.places)
         _tell(report, problems=False)
         did = did or bool(report.actions)

@@ -27,7 +27,7 @@ LOG = logging.getLogger(__name__)
 _STOPS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 
 
-class Log(Logger):  # type: ignore[misc]
+class Log(Logger):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's own messages go where ours go."""
 
     def setup(self, cfg: Config) -> None:
@@ -38,7 +38,7 @@ class Log(Logger):  # type: ignore[misc]
         """Our handlers watch their files themselves."""
 
 
-class Server(BaseApplication):  # type: ignore[misc]
+class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """Worker processes for one application on one listening socket.
 
     The processes are `ids`: all is loaded before the privileges go. `reload` makes
@@ -84,7 +84,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         _Master(self).run()
 
 
-class _Master(Arbiter):  # type: ignore[misc]
+class _Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     def start(self) -> None:
         super().start()
         self.systemd = True  # the file of a socket that gunicorn did not make is not its to remove
@@ -102,7 +102,7 @@ class _Master(Arbiter):  # type: ignore[misc]
         try:
             self.app.renew()
         except ConfigError as error:
-            LOG.error("SIGHUP: the old configuration stays in service: %s", error)  # noqa: TRY400
+            LOG.error("SIGHUP: the old configuration stays in service: %s", error)  # noqa: TRY400 - the line says it all
             return
         super().handle_hup()
         LOG.info("SIGHUP: the new configuration is in service")
@@ -111,13 +111,13 @@ class _Master(Arbiter):  # type: ignore[misc]
         LOG.warning("SIGUSR2 has no meaning here; SIGHUP reads the configuration again")
 
 
-class _Worker(ThreadWorker):  # type: ignore[misc]
+class _Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def init_signals(self) -> None:
         super().init_signals()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
 
 
-class OneProcess(ThreadWorker):  # type: ignore[misc]
+class OneProcess(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """A worker without a master: threads in this process serve `listeners` until SIGTERM.
 
     It becomes `ids`, and then calls `ready`, when all is loaded, just before the

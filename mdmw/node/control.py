@@ -172,7 +172,7 @@ def ask_again(ask: Callable[[], None], patience: float = _PATIENCE) -> None:
         except Again:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(_AGAIN_EVERY)
+            time.sleep(_AGAIN_EVERY)  # the new keeper has another socket, of which nobody can tell yet
 
 
 class Caller:

@@ -4,7 +4,7 @@ The same view and options give the same plan, in whatever order the view lists t
 """
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mdmw.node.rules import RouterRules
@@ -325,9 +325,9 @@ class _Network:
 def _router(router: Router, known: _Known, options: Options) -> RouterPlan:
     interfaces, subnets, bridges = known.interfaces_of.get(router.id, []), known.subnets, known.bridges
 
-    def has(port: Port, wanted: object) -> bool:
+    def has(port: Port, wanted: Callable[[Subnet], bool]) -> bool:
         """Whether a fixed address of `port` is on a subnet for which `wanted` holds."""
-        return any(subnet_id in subnets and wanted(subnets[subnet_id]) for _, subnet_id in port.fixed_ips)  # type: ignore[operator]
+        return any(subnet_id in subnets and wanted(subnets[subnet_id]) for _, subnet_id in port.fixed_ips)
 
     to_metadata_network = tuple(
         device_name("qr-", port) for port in interfaces if has(port, is_metadata_subnet)

@@ -194,7 +194,7 @@ class Listener:
                 self._worker.wait_for_room(self)
                 return
             try:
-                descriptor, address = self._sock._accept()  # type: ignore[attr-defined]
+                descriptor, address = self._sock._accept()  # type: ignore[attr-defined]  # accept() would make an object of each
             except BlockingIOError:
                 return
             except OSError as error:
@@ -210,7 +210,7 @@ class Listener:
             self._worker.begin(self, descriptor, address)
 
 
-class Conversation(AsyncWorker):  # type: ignore[misc]
+class Conversation(AsyncWorker):  # type: ignore[misc]  # gunicorn has no types
     """One connection of a guest. To gunicorn it is a worker, which is where it has its handling of HTTP."""
 
     nr = 0

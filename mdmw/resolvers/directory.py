@@ -1,6 +1,5 @@
 """A directory as the place of a dogpile.cache region of bytes."""
 
-import os
 import tempfile
 import time
 from collections.abc import Mapping
@@ -31,7 +30,7 @@ class Directory(CacheBackend):
         descriptor, temporary = tempfile.mkstemp(prefix="mdmw-", dir=self._path)
         with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor has no path
             file.write(value)
-        os.replace(temporary, self._path / key)  # noqa: PTH105
+        Path(temporary).replace(self._path / key)
         limit = time.time() - self._keep
         for old in self._path.glob("mdmw-*"):
             with suppress(FileNotFoundError):

@@ -4,22 +4,21 @@ Entries are JSON, so that nothing from outside is executed; one that makes no se
 something else, is as good as none. Whatever happens to the region, the guest does not notice.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from dogpile.cache import make_region, register_backend
 from dogpile.cache.api import NO_VALUE
 
-from mdmw.errors import Unavailable
 from mdmw.records import Instance
 from mdmw.resolvers.flight import PATIENCE, Fact
+from mdmw.resolvers.group import lock
 from mdmw.resolvers.matching import Port
 from mdmw.resolvers.seldom import Seldom
 from mdmw.resolvers.snapshot import Snapshot
@@ -30,13 +29,12 @@ LOG = logging.getLogger(__name__)
 Key = tuple[str | None, ...]
 
 for _name in ("Memcached", "Directory"):
-    register_backend(f"mdmw.{_name.lower()}", f"mdmw.resolvers.{_name.lower()}", _name)  # type: ignore[no-untyped-call]
+    register_backend(f"mdmw.{_name.lower()}", f"mdmw.resolvers.{_name.lower()}", _name)  # type: ignore[no-untyped-call]  # dogpile
 
 _FORMAT = 1  # goes up when entries of the old form can no longer be read
 _MOST_BYTES = 1_000_000  # memcached takes 1 MiB
 _REST = 5.0  # seconds without the region after it failed
 _LOCKS = 64
-_POLL = 0.01
 
 
 class Shared:
@@ -141,18 +139,8 @@ class Group:
             yield
             return
         with file:
-            self._lock(file.fileno())
+            lock(file.fileno(), self._patience, "the same look-up of another process takes too long")
             yield
-
-    def _lock(self, descriptor: int) -> None:
-        # Never a blocking flock: under gevent it would stop every guest of this process.
-        deadline = time.monotonic() + self._patience
-        while True:
-            with suppress(BlockingIOError):
-                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if time.monotonic() > deadline:
-                raise Unavailable("the same look-up of another process takes too long")
-            time.sleep(_POLL)
 
 
 def _text(key: Key) -> str:

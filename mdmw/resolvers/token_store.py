@@ -1,21 +1,16 @@
 """Where a token is kept, so that a group of processes authenticates once (R-16)."""
 
-import fcntl
 import hashlib
 import logging
 import os
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
-from mdmw.errors import Unavailable
-from mdmw.resolvers.group import group_directory
+from mdmw.resolvers.group import group_directory, lock
 
 LOG = logging.getLogger(__name__)
-
-_PAUSE = 0.02  # seconds between two looks at a lock that another process holds
 
 
 class TokenStore(Protocol):
@@ -56,7 +51,6 @@ class GroupFile:
 
     @contextmanager
     def exclusive(self, timeout: float) -> Iterator[None]:
-        deadline = time.monotonic() + timeout
         try:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
@@ -64,10 +58,7 @@ class GroupFile:
             yield
             return
         try:
-            while not _lock(self._fd):
-                if time.monotonic() > deadline:
-                    raise Unavailable("another process did not finish authenticating in time")
-                time.sleep(_PAUSE)
+            lock(self._fd, timeout, "another process did not finish authenticating in time")
             yield
         finally:
             os.close(self._fd)
@@ -99,11 +90,3 @@ def store_for(identity: str | None, place: str) -> TokenStore:
         return Alone()
     name = hashlib.sha256(identity.encode()).hexdigest()[:32]
     return GroupFile(directory / f"token-{name}")
-
-
-def _lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

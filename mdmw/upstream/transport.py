@@ -80,7 +80,7 @@ class Transport(BaseAdapter):
         proxies: Mapping[str, str] | None = None,  # noqa: ARG002 - never used
     ) -> requests.Response:
         """Raises `Unavailable`; a redirect is an answer like any other."""
-        upstream = self._upstream(_address(request.url or ""), verify, cert)  # type: ignore[arg-type]
+        upstream = self._upstream(_address(request.url or ""), verify, cert)  # type: ignore[arg-type]  # text, once it is prepared
         deadline = min(upstream.deadline(), _DEADLINE.get())
         try:
             answer = upstream.exchange(
