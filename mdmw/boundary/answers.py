@@ -6,12 +6,12 @@ the request id joins it to the log line that does.
 
 import json
 import logging
-import uuid
 from http import HTTPStatus
 
 from webob import Request, Response
 
 from mdmw import errors, wire
+from mdmw.observe.journal import note_error
 from mdmw.records import SOURCE, Environ
 
 LOG = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def answer(error: Exception, environ: Environ) -> Response:
     What the guest did wrong is logged at INFO, a fault of the service or of a hop at WARNING,
     a refused proof at ERROR; an exception nobody meant to raise becomes a 500.
     """
-    request_id = _new_request_id()
+    request_id = note_error(error)
     known = next((row for row in _SENTENCES if isinstance(error, row[0])), None)
     if known is None:
         LOG.error("%s %s: unexpected", request_id, _describe(environ), exc_info=error)
@@ -77,7 +77,7 @@ def answer(error: Exception, environ: Environ) -> Response:
 
 def of_status(status: int, retry_after: str | None, log_text: str, environ: Environ) -> Response:
     """The generic answer that stands for an upstream's own error page; a 503 says when to retry."""
-    request_id = _new_request_id()
+    request_id = note_error(errors.BackendError(log_text))
     LOG.warning("%s %s: %d: %s", request_id, _describe(environ), status, log_text)
     response = _page(environ, status, _OF_STATUS.get(status, _OF_STATUS[500]), request_id)
     if retry_after or status == 503:
@@ -118,10 +118,6 @@ def _phrase(status: int) -> str:
         return HTTPStatus(status).phrase
     except ValueError:
         return "Error"
-
-
-def _new_request_id() -> str:
-    return f"req-{uuid.uuid4()}"
 
 
 def _describe(environ: Environ) -> str:

@@ -1,9 +1,11 @@
 """What all filters share: the boundary at which an error becomes an answer."""
 
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from mdmw.boundary.answers import answer
+from mdmw.observe.journal import note_stage
 from mdmw.records import Environ
 
 StartResponse = Callable[..., Any]
@@ -17,9 +19,10 @@ class Filter:
     domain error or a defect ends in an answer. What the next application raises
     is its own affair.
     `requires` and `provides` name environ keys; the loader of pipelines refuses
-    one in which nobody provides what a filter requires.
+    one in which nobody provides what a filter requires. `stage` is its name in journals.
     """
 
+    stage: ClassVar[str] = "other"
     requires: ClassVar[frozenset[str]] = frozenset()
     provides: ClassVar[frozenset[str]] = frozenset()
 
@@ -27,10 +30,13 @@ class Filter:
         self._app = app
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        began = time.perf_counter()
         try:
             self.prepare(environ)
         except Exception as error:
             return answer(error, environ)(environ, start_response)
+        finally:
+            note_stage(self.stage, began)
         return self._app(environ, start_response)
 
     def prepare(self, environ: Environ) -> None:
@@ -41,14 +47,18 @@ class Filter:
 class Terminal:
     """The end of a pipeline: makes the response itself."""
 
+    stage: ClassVar[str] = "other"
     requires: ClassVar[frozenset[str]] = frozenset()
     provides: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        began = time.perf_counter()
         try:
             response = self.respond(environ)
         except Exception as error:
             response = answer(error, environ)
+        finally:
+            note_stage(self.stage, began)
         return response(environ, start_response)
 
     def respond(self, environ: Environ) -> App:

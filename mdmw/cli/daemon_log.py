@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from oslo_config import cfg
 
 from mdmw.errors import ConfigError
-from mdmw.observe import FORMAT
+from mdmw.observe.logs import FORMAT
 
 OPTIONS = [
     cfg.StrOpt("log_file", deprecated_name="logfile", help="File to log to; default: standard error."),

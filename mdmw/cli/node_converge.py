@@ -18,7 +18,7 @@ from mdmw.node.messages import MOST_PLACES, TO_CONVERGE
 from mdmw.node.plan import DhcpPlan, Plan, RouterPlan
 from mdmw.node.plan_text import LONGEST, loads
 from mdmw.node.wanted import Places
-from mdmw.observe import log_to_stderr
+from mdmw.observe.logs import log_to_stderr
 from mdmw.records import METADATA_ADDRESS_V6
 
 

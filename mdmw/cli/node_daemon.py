@@ -14,7 +14,7 @@ from mdmw.errors import ConfigError, MdmwError
 from mdmw.node.crew import PRELOADER, Start
 from mdmw.node.keeper import Keeper, Settings
 from mdmw.node.spawn import Identity, spawn
-from mdmw.observe import log_to_stderr
+from mdmw.observe.logs import log_to_stderr
 
 PROGRAM = "mdmw-node"
 _PLANNER = "mdmw.cli.node_planner"

@@ -23,7 +23,7 @@ from mdmw.node.plan import plan
 from mdmw.node.plan_text import dumps
 from mdmw.node.settings import Node
 from mdmw.node.spawn import give_up
-from mdmw.observe import log_to_stderr
+from mdmw.observe.logs import log_to_stderr
 
 _GLANCE = 1.0  # seconds between two looks at whether something has changed
 _FILE_EVERY = 60.0  # though nothing says that it has changed

@@ -37,7 +37,7 @@ def main() -> int:
     import gevent
 
     from mdmw.node.worker import Worker, shipped_config
-    from mdmw.observe import log_to_stderr
+    from mdmw.observe.logs import log_to_stderr
     from mdmw.wsgi import pipelines
 
     log_to_stderr()

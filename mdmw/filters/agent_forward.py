@@ -48,6 +48,7 @@ OPTIONS = [
 class AgentForward(Terminal):
     """Sends the request on; with a `signer` it proves to a TCP agent that it is a listed proxy."""
 
+    stage = "forward"
     requires = frozenset({SOURCE})
 
     def __init__(

@@ -37,6 +37,7 @@ _REMEMBERED = 16384
 class HmacSign(Filter):
     """Signs the instance id; what proves an instance at an address is made once and remembered."""
 
+    stage = "sign"
     requires = frozenset({SOURCE, INSTANCE})
     provides = frozenset({PROOFS})
 
@@ -60,6 +61,7 @@ class HmacSign(Filter):
 class ProviderSign(Filter):
     """Signs the id of this provider; Nova finds the instance by the source address (spec 3.3)."""
 
+    stage = "sign"
     requires = frozenset({SOURCE})
     provides = frozenset({PROOFS})
 

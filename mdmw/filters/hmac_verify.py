@@ -37,6 +37,7 @@ OPTIONS = [
 class HmacVerify(Filter):
     """Writes the record that the signature proves; accepts any of the secrets."""
 
+    stage = "verify"
     provides = frozenset({INSTANCE})
 
     def __init__(

@@ -37,6 +37,7 @@ _SAFE_METHODS = ("GET", "HEAD")
 class InstanceResolve(Filter):
     """Writes `mdmw.instance`, unless an earlier filter (hmac-verify) knew it already."""
 
+    stage = "resolve"
     requires = frozenset({SOURCE})
     provides = frozenset({INSTANCE})
 

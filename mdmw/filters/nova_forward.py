@@ -18,6 +18,7 @@ from mdmw.boundary.base import App, Either, Terminal
 from mdmw.boundary.body import read_body
 from mdmw.errors import BackendError, PipelineError, Refused
 from mdmw.filters.relayed import Relayed, admit_encoding
+from mdmw.observe.journal import SECOND_PROOF, note
 from mdmw.options import load, refuse
 from mdmw.records import INSTANCE, PROOFS, SOURCE, Environ
 from mdmw.upstream.address import Address, parse_address
@@ -48,6 +49,7 @@ _ERROR_TEXT = 500
 class NovaForward(Terminal):
     """Sends the request with the first proof, and on a 403 once with each further one (S-3)."""
 
+    stage = "forward"
     requires = frozenset({PROOFS})
 
     def __init__(self, upstream: Upstream, max_body: int) -> None:
@@ -76,6 +78,7 @@ class NovaForward(Terminal):
             if answer.status != 403:
                 break
             answer.close()
+            note(SECOND_PROOF)
             answer = self._upstream.exchange(method, target, [*headers, *proof], body, deadline)
         return answer
 

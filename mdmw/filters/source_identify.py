@@ -94,6 +94,7 @@ Identify = Callable[[Environ], Source]
 class SourceIdentify(Filter):
     """Writes `mdmw.source`; `identify` is one of the three ways of knowing it."""
 
+    stage = "identify"
     provides = frozenset({SOURCE})
 
     def __init__(self, app: App, identify: Identify, max_target: int, max_headers: int) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from mdmw.errors import NotIdentified, Unavailable
+from mdmw.observe.journal import RESOLVER_CALL, note
 from mdmw.records import Instance, Scope, Source
 from mdmw.resolvers.contract import Prefetching, Resolver
 from mdmw.resolvers.snapshot import Snapshot
@@ -49,6 +50,7 @@ class BackEnd:
         failed, failure = self._failures.get(scope, (now, None))
         if failure is not None and now - failed < PAUSE:
             raise Unavailable(f"{failure} (a moment ago)", failure.retry_after)
+        note(RESOLVER_CALL)
         try:
             return question()
         except NotIdentified as error:

@@ -18,13 +18,14 @@ from typing import ClassVar
 from oslo_config import cfg
 
 from mdmw.errors import NotIdentified, Unavailable
+from mdmw.observe.journal import HIT, MISS, SNAPSHOT, STALE, note_cache
+from mdmw.observe.seldom import Seldom
 from mdmw.records import Instance, Scope, Source
 from mdmw.resolvers.back_end import Absent, BackEnd
 from mdmw.resolvers.contract import Resolver
 from mdmw.resolvers.flight import Fact, Flights, Mark
 from mdmw.resolvers.matching import wanted_mac
 from mdmw.resolvers.prefetch import Prefetched, Snapshots
-from mdmw.resolvers.seldom import Seldom
 from mdmw.resolvers.shared import Group, Shared
 from mdmw.resolvers.snapshot import Snapshot
 
@@ -126,6 +127,7 @@ class Caching:
             and not answer.mark.replaced
         ):
             answer.used = now
+            note_cache(HIT)
             return answer
         try:
             new = self._look_up(source, key, answer, now)
@@ -135,8 +137,10 @@ class Caching:
                 raise
             if self._seldom.due(scope):
                 LOG.warning("%s: going on with old answers: %s (said once a minute)", scope, error)
+            note_cache(STALE)
             return old
         self._answers.put(key, new)
+        note_cache(MISS if new.as_of >= now else SNAPSHOT)
         return new
 
     def again(self, source: Source) -> Answer:

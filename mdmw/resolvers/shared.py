@@ -16,11 +16,11 @@ from typing import Any
 from dogpile.cache import make_region, register_backend
 from dogpile.cache.api import NO_VALUE
 
+from mdmw.observe.seldom import Seldom
 from mdmw.records import Instance
 from mdmw.resolvers.flight import PATIENCE, Fact
 from mdmw.resolvers.group import lock
 from mdmw.resolvers.matching import Port
-from mdmw.resolvers.seldom import Seldom
 from mdmw.resolvers.snapshot import Snapshot
 
 LOG = logging.getLogger(__name__)

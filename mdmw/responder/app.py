@@ -91,6 +91,7 @@ class _Request:
 class Responder(Terminal):
     """Answers from the inventory and the password store."""
 
+    stage = "respond"
     requires = frozenset({INSTANCE})
 
     def __init__(

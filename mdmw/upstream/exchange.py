@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mdmw.errors import BackendError, BackendLost, BackendSlow, BadRequest, Unavailable
+from mdmw.observe.journal import CONNECTED, FAILOVER, RETRIED, note
 from mdmw.upstream.address import Address
 from mdmw.upstream.connection import Connection
 from mdmw.upstream.response import BadResponse, Cut, Headers, Response
@@ -118,6 +119,7 @@ class Upstream:
                 return self._send(connection, method, target, headers, body, deadline)
             except _Stale as error:
                 LOG.debug("a kept connection was dead, trying a new one: %s", error)
+                note(RETRIED)
         return self._send(self._connect(deadline), method, target, headers, body, deadline)
 
     def _send(
@@ -203,8 +205,10 @@ class Upstream:
             except (OSError, UnicodeError) as error:
                 problems.append(f"{address}: {_short(error)}")
                 self._failed(address, problems[-1])
+                note(FAILOVER)
             else:
                 self._failed_at.pop(address, None)
+                note(CONNECTED)
                 return connection
         raise Unavailable("no connection to " + "; ".join(problems or map(str, self._addresses)))
 

@@ -13,7 +13,7 @@ from paste.deploy import loadwsgi
 
 from mdmw.boundary.base import App
 from mdmw.errors import ConfigError
-from mdmw.observe import log_to_stderr
+from mdmw.observe.logs import log_to_stderr
 
 #: The pipelines of the shipped file that have a module under `mdmw.wsgi`.
 NAMES = ("proxy", "agent", "combined", "standalone", "nova")
