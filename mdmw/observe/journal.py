@@ -1,0 +1,122 @@
+"""What happened to one request: written by whoever takes part, read when it is over.
+
+The first observing filter of a pipeline (access-log, metrics, introspect) begins the journal. While its
+request is in this thread or greenlet anybody can write into it with `note`, `note_stage` and `note_error`;
+without an observer these do nothing. Nobody decides anything by it.
+"""
+
+import random
+import time
+from contextvars import ContextVar
+from typing import Protocol
+
+from mdmw.records import Instance, Source
+
+#: What can be counted with `note`; a closed set, since metrics have a series for each.
+CONNECTED = "connected"  # a new connection to an upstream
+FAILOVER = "failover"  # an address of an upstream that could not be connected to
+RETRIED = "retried"  # a kept connection was dead, and the request was sent again
+SECOND_PROOF = "second_proof"  # Nova refused the first secret (S-3)
+RESOLVER_CALL = "resolver_call"  # the back end of a resolver was asked
+FORGED = "forged"  # headers that claim an identity, removed
+NOTES = (CONNECTED, FAILOVER, RETRIED, SECOND_PROOF, RESOLVER_CALL, FORGED)
+
+#: What the cache had for a source; "" where there is no cache.
+HIT, SNAPSHOT, MISS, STALE = "hit", "snapshot", "miss", "stale"
+CACHE_OUTCOMES = (HIT, SNAPSHOT, MISS, STALE)
+
+
+class Observer(Protocol):
+    """Is told of each request. Whatever takes time belongs into a `Batch`."""
+
+    def over(self, journal: "Journal") -> None:
+        """The request is over. Must not raise, and not wait."""
+
+
+class Journal:
+    """One request. Times are seconds; `began` and `seconds` are of a clock that only counts."""
+
+    __slots__ = (
+        "began",
+        "cache",
+        "error",
+        "instance",
+        "method",
+        "notes",
+        "observers",
+        "peer",
+        "request_id",
+        "seconds",
+        "sent",
+        "source",
+        "stages",
+        "status",
+        "target",
+        "time",
+        "traceparent",
+    )
+
+    def __init__(self, method: str, target: str, peer: str) -> None:
+        self.time = time.time()
+        self.began = time.perf_counter()
+        self.method = method
+        self.target = target  # as the server gave it, with the query: never to be shown whole
+        self.peer = peer
+        self.request_id = new_request_id()
+        self.traceparent = ""
+        self.source: Source | None = None
+        self.instance: Instance | None = None
+        self.status = 0
+        self.sent = 0  # bytes of the body
+        self.seconds = 0.0
+        self.stages: dict[str, float] = {}
+        self.cache = ""
+        self.error = ""  # class name of the domain error, or of a defect
+        self.notes: dict[str, int] = {}
+        self.observers: list[Observer] = []
+
+
+_CURRENT: ContextVar[Journal | None] = ContextVar("mdmw.journal", default=None)
+
+#: The journal of the request that this thread or greenlet works for, or None.
+current = _CURRENT.get
+
+#: For observers: make a journal the current one, and undo that.
+enter = _CURRENT.set
+leave = _CURRENT.reset
+
+
+def note(what: str, number: int = 1) -> None:
+    """Count one of `NOTES`."""
+    journal = _CURRENT.get()
+    if journal is not None:
+        journal.notes[what] = journal.notes.get(what, 0) + number
+
+
+def note_stage(stage: str, began: float) -> None:
+    """Add the time since `began` (perf_counter) to a stage of the pipeline."""
+    journal = _CURRENT.get()
+    if journal is not None:
+        journal.stages[stage] = journal.stages.get(stage, 0.0) + time.perf_counter() - began
+
+
+def note_cache(outcome: str) -> None:
+    """What the cache had, one of `CACHE_OUTCOMES`; the last one counts."""
+    journal = _CURRENT.get()
+    if journal is not None:
+        journal.cache = outcome
+
+
+def note_error(error: BaseException) -> str:
+    """Remember what ended the request, and give the request id under which the logs have it."""
+    journal = _CURRENT.get()
+    if journal is None:
+        return new_request_id()
+    journal.error = type(error).__name__
+    return journal.request_id
+
+
+def new_request_id() -> str:
+    """As all of OpenStack spells it: `req-` and a UUID."""
+    digits = f"{random.getrandbits(128):032x}"
+    return f"req-{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
