@@ -1,4 +1,4 @@
-"""YAML read strictly: every value is checked, and every complaint says where.
+"""YAML and JSON read strictly: every value is checked, and every complaint says where.
 
 A *check* is a function from a `Node` to a value that raises `ConfigError` with one line:
 file, line, place in the document, what is wrong, what is allowed. Larger checks are made
@@ -10,7 +10,7 @@ import binascii
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 _MAX_BYTES = 64 * 1024 * 1024
 _MAX_DEPTH = 50  # libyaml's composer recurses in C without a limit of its own
+_MAX_BITS = 1024  # Python writes no number of more than 4300 digits as text
 _SHOWN = 60
 _TAG = "tag:yaml.org,2002:"
 _KINDS = {
@@ -46,19 +47,25 @@ _NUMBERS = {
 
 
 class Node:
-    """One value of the document and where it stands; what to do with it is the check's affair."""
+    """One value of the document and where it stands; what to do with it is the check's affair.
 
-    __slots__ = ("_line", "_raw", "file", "where")
+    `file` is None for a value that comes from no file; then there are no lines.
+    """
 
-    def __init__(self, raw: yaml.Node, file: Path, where: str = "", key: yaml.Node | None = None) -> None:
+    __slots__ = ("_at", "_raw", "file", "where")
+
+    def __init__(
+        self, raw: yaml.Node, file: Path | None, where: str = "", key: yaml.Node | None = None
+    ) -> None:
         self._raw = raw
-        self._line = (key or raw).start_mark.line + 1
+        self._at = key or raw
         self.where = where
         self.file = file
 
     def error(self, problem: str) -> ConfigError:
         """The error for this value; `problem` says what is wrong and what is allowed."""
-        return ConfigError(_one_line(f"{self.file}:{self._line}: {self.where or 'the document'}: {problem}"))
+        line = f"{self.file}:{self._at.start_mark.line + 1}: " if self.file else ""
+        return ConfigError(_one_line(f"{line}{self.where or 'the document'}: {problem}"))
 
     @property
     def kind(self) -> str:
@@ -122,6 +129,9 @@ class Node:
 
 
 Check = Callable[[Node], T]
+#: Steps to a value from where one stands, and the way there.
+Steps = tuple[str | int, ...]
+At = Callable[..., Node]
 
 
 def read(path: Path, check: Callable[[Node], T]) -> T:
@@ -135,6 +145,28 @@ def read(path: Path, check: Callable[[Node], T]) -> T:
     if root is None:
         raise ConfigError(f"{path}:1: the document is empty; a mapping is allowed")
     return check(Node(root, path))
+
+
+class _Nodes(yaml.representer.SafeRepresenter):
+    """Makes a node for each value, though two be the same object."""
+
+    def ignore_aliases(self, _data: object) -> bool:
+        return True
+
+
+def document(value: object, where: str = "") -> Node:
+    """What JSON can say, ready to be checked; messages begin with `where` and have no file."""
+    _refuse_deep(value, where)
+    return Node(_Nodes(sort_keys=False).represent_data(value), None, where)
+
+
+def _refuse_deep(value: object, where: str, levels: int = _MAX_DEPTH) -> None:
+    if not isinstance(value, dict | list):
+        return
+    if levels == 0:
+        raise ConfigError(f"{where or 'the document'}: nested too deep; {_MAX_DEPTH} levels are allowed")
+    for inner in value.values() if isinstance(value, dict) else value:
+        _refuse_deep(inner, where, levels - 1)
 
 
 def _refuse_hostile(text: bytes, path: Path) -> None:
@@ -239,6 +271,8 @@ def base64_bytes(node: Node) -> bytes:
 
 def file_bytes(node: Node) -> bytes:
     """The content of the named file; a relative name starts at the folder of the document."""
+    if node.file is None:
+        raise node.error("only a document in a file can name another; give the content itself")
     name = line(node)
     return _read_bytes(node.file.parent / name, lambda problem: node.error(f"{shown(name)}: {problem}"))
 
@@ -259,6 +293,8 @@ def json_value(node: Node) -> Any:
     value = node.number()
     if isinstance(value, float) and not math.isfinite(value):
         raise node.error("JSON has no such number")
+    if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+        raise node.error(f"at most {_MAX_BITS} bits are allowed")
     return value
 
 
@@ -311,6 +347,15 @@ def record(
         return make(**arguments)
 
     return check
+
+
+def distinct(at: At, what: str, found: Iterable[tuple[Hashable, Steps]]) -> None:
+    """No two of the values are the same; `found` has each with the way there."""
+    first: dict[Hashable, Steps] = {}
+    for value, steps in found:
+        if value in first:
+            raise at(*steps).error(f"{what} is already that of {at(*first[value]).where}")
+        first[value] = steps
 
 
 def shown(value: object) -> str:

@@ -180,7 +180,7 @@ def test_every_rule_that_is_explained_is_named_by_a_test(monkeypatch):
 
 
 def test_every_key_of_the_inventory_is_explained():
-    keys = set(re.findall(r'"(\w+)": [\w.]+', (ROOT / "mdmw" / "inventory_file.py").read_text()))
+    keys = set(re.findall(r'"(\w+)": [\w.]+', (ROOT / "mdmw" / "inventory_format.py").read_text()))
     assert {"cidr", "user_data_file", "vf_trusted"} <= keys
     page = (DOC / "inventory.rst").read_text()
     assert [key for key in sorted(keys) if f"``{key}``" not in page] == []

@@ -20,8 +20,8 @@ from mdmw.boundary.base import App, Terminal
 from mdmw.boundary.body import read_body
 from mdmw.errors import BadRequest, BodyTooLarge, Conflict, MethodNotAllowed, NotFound, PipelineError
 from mdmw.inventory import Guest
-from mdmw.inventory_file import MAX_PASSWORD
 from mdmw.inventory_file import load as load_inventory
+from mdmw.inventory_format import MAX_PASSWORD
 from mdmw.options import load, refuse
 from mdmw.records import INSTANCE, SOURCE, Environ, Instance, Source
 from mdmw.reloading import ReloadingFile
