@@ -7,6 +7,7 @@ own uuid, or nothing.
 import concurrent.futures
 import dataclasses
 import json
+import uuid
 
 import pytest
 from kvm_host import ask, host_routes, inside, ip, made, route_to, without_clients
@@ -17,9 +18,9 @@ from mdmw.node.view import Router
 
 pytestmark = pytest.mark.skipif(bool(without_clients()), reason=f"needs root and: {without_clients()}")
 
-NET, NET_2 = "01cce415-8e2b-4096-92b5-7acc67163d79", "c47e0d96-2b81-4a3f-8f57-e09d6c1a5b74"
+NET, NET_2 = str(uuid.uuid4()), str(uuid.uuid4())  # names of namespaces are the host's
 SUBNET, SUBNET_2 = "a507c135-12b9-419c-ab43-ecaa7ca57f83", "35a1f6e8-94c2-4d7b-a0e3-2c8b7f5d9160"
-ROUTER = "b28e6f41-5d07-49ca-8c9f-13a4d7e0b652"
+ROUTER = str(uuid.uuid4())
 UUIDS = ["7c52af88-d14b-45ae-87cf-be154d8c8638", "d0386b9e-41f7-4c25-b8ae-7f5c92e1d604"]
 MACS = ["fa:16:3e:5b:10:05", "fa:16:3e:5b:10:06"]
 CLIENTS = ["udhcpc", "dhclient"]

@@ -8,6 +8,7 @@ import socket
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 REQUESTS = 10_000
 GUESTS = 8
 ADDRESS = "10.0.0.5"
-NETWORKS = tuple(f"1f9c3a52-6d0e-4f6b-9c1e-{number:012x}" for number in range(4))
+NETWORKS = tuple(str(uuid.uuid4()) for _ in range(4))
 NAMES = tuple(f"qdhcp-{network}" for network in NETWORKS)
 
 
