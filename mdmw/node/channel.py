@@ -11,6 +11,7 @@ import json
 import os
 import re
 import socket
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,9 @@ from mdmw.records import METADATA_ADDRESS, METADATA_ADDRESS_V6, Scope, is_uuid
 Check = Callable[[Any], bool]
 
 _LONGEST = 64 * 1024
-_ROOM = socket.CMSG_SPACE(4 * array.array("i").itemsize)  # for descriptors, more than any message has
+_CREDENTIALS = struct.Struct("3i")
+# For descriptors, more than any message has, and for who sent it.
+_ROOM = socket.CMSG_SPACE(4 * array.array("i").itemsize) + socket.CMSG_SPACE(_CREDENTIALS.size)
 _BUFFER = 4 * 1024 * 1024
 _SO_SNDBUFFORCE = 32  # asm-generic/socket.h
 
@@ -50,11 +53,15 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message; its `descriptors` are now the receiver's to close."""
+    """One message; its `descriptors` are now the receiver's to close.
+
+    `sender` is a process id, from the kernel, where the receiver's socket has SO_PASSCRED.
+    """
 
     kind: str
     fields: Mapping[str, Any] = field(default_factory=dict)
     descriptors: tuple[int, ...] = ()
+    sender: int = 0
 
 
 class Channel:
@@ -77,11 +84,14 @@ class Channel:
         # Not socket.recv_fds, which drops its flags: programs started later would inherit what comes.
         data, ancillary, flags, _ = self.sock.recvmsg(_LONGEST, _ROOM, socket.MSG_CMSG_CLOEXEC)
         descriptors = array.array("i")
+        sender = 0
         for level, kind, raw in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 descriptors.frombytes(raw[: len(raw) - len(raw) % descriptors.itemsize])
+            elif (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+                sender = _CREDENTIALS.unpack(raw)[0]
         try:
-            return self._checked(data, tuple(descriptors), flags)
+            return self._checked(data, tuple(descriptors), flags, sender)
         except ChannelError:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -91,7 +101,7 @@ class Channel:
         """Close this end; safe to call twice."""
         self.sock.close()
 
-    def _checked(self, data: bytes, descriptors: tuple[int, ...], flags: int) -> Message:
+    def _checked(self, data: bytes, descriptors: tuple[int, ...], flags: int, sender: int) -> Message:
         if not data and not descriptors:
             raise Ended("the other side has closed")
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
@@ -113,7 +123,7 @@ class Channel:
                 raise ChannelError(f"a message {kind!r} with a wrong {name}")
         if len(descriptors) != shape.descriptors:
             raise ChannelError(f"a message {kind!r} with {len(descriptors)} descriptors")
-        return Message(str(kind), fields, descriptors)
+        return Message(str(kind), fields, descriptors, sender)
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

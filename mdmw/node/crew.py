@@ -23,6 +23,7 @@ PRELOADER = "mdmw.cli.node_worker"
 
 _RESPAWN_PAUSE = 1.0  # seconds, when a worker ended soon after it began
 _SOON = 5.0
+_MOST_SILENT = 5  # questions without an answer; counted, so that a pause of the whole machine is one of them
 
 
 class Served(Protocol):
@@ -92,6 +93,11 @@ class Generation:
         for worker in self.workers:
             worker.say("count")
 
+    def look(self) -> None:
+        """Ask the workers whether they are alive; who does not answer is replaced."""
+        for worker in list(self.workers):
+            worker.look()
+
     def end(self, word: str) -> None:
         """Let the workers `drain` or `stop`; there will be no new ones."""
         self.is_ending = True
@@ -123,6 +129,7 @@ class Generation:
         if self.is_ending or not self._preloader:
             return
         ours, its = pair()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # nobody else knows its process id
         with its:
             try:
                 self._preloader.send("fork", [its.fileno()])
@@ -181,6 +188,8 @@ class Link:
         self._known: set[int] = set()
         self._changed: dict[int, None] = dict.fromkeys(listeners)
         self._words: list[str] = []
+        self._process: int | None = None  # a pidfd
+        self._silent = 0
         loop.watch(sock.fileno(), self._hear)
         self._flush()
 
@@ -194,6 +203,18 @@ class Link:
         if word not in self._words:
             self._words.append(word)
         self._flush()
+
+    def look(self) -> None:
+        """Ask whether it is alive; one that has left too many questions unanswered is killed."""
+        if self._process is None:
+            return
+        if self._silent == _MOST_SILENT:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._process, signal.SIGKILL)
+            self._end("hung, and was killed")
+            return
+        self._silent += 1
+        self.say("alive")
 
     def _flush(self) -> None:
         try:
@@ -230,18 +251,27 @@ class Link:
         except BlockingIOError:
             return
         except (ChannelError, OSError) as error:
-            self._loop.forget(self._channel.sock.fileno())
-            self._channel.close()
-            self._on_end(self, str(error))
+            self._end(str(error))
             return
+        self._silent = 0
         if message.kind == "counts":
             known = [
                 (key, so_far, now) for key, so_far, now in message.fields["counts"] if key in self._known
             ]
             self.counts.update((key, (so_far, now)) for key, so_far, now in known)
-        elif not self.is_ready:
+        elif message.kind == "ready" and not self.is_ready:
             self.is_ready = True
+            with contextlib.suppress(ProcessLookupError):  # it has ended again
+                self._process = os.pidfd_open(message.sender)
             self._on_ready()
+
+    def _end(self, why: str) -> None:
+        """It is no more, or soon will be."""
+        self._loop.forget(self._channel.sock.fileno())
+        self._channel.close()
+        if self._process is not None:
+            os.close(self._process)
+        self._on_end(self, why)
 
 
 def end_orphans(sessions: Collection[int], identity: Identity) -> int:

@@ -259,6 +259,8 @@ class Keeper:
             if len(self._listeners) < count:
                 self._upkeep.soon()
             self._converge()
+        for generation in list(self._generations):
+            generation.look()
         self._loop.after(_LOOK_EVERY, self._look)
 
     def _converge(self) -> None:

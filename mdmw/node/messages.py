@@ -10,17 +10,23 @@ TO_PRELOADER = {"fork": Shape(descriptors=1)}
 FROM_PRELOADER = {"ready": Shape(), "refused": Shape({"why": line})}
 
 #: Keeper to a worker: serve a listening socket, or no longer. `on_link`: no router is between its guests and
-#: it. `drain`: take no more connections, and end with the last there is; `stop`: do not wait for idle ones.
+#: it. `alive`: it is to say so. `drain`: take no more connections, and end with the last there is; `stop`: do
+#: not wait for idle ones.
 TO_WORKER = {
     "add": Shape({"key": natural, "scope": scope, "on_link": flag}, descriptors=1),
     "remove": Shape({"key": natural}),
     "count": Shape(),
+    "alive": Shape(),
     "drain": Shape(),
     "stop": Shape(),
 }
 MOST_COUNTS = 1000
 #: A worker can ask for nothing. Counts are (key of a listener, connections so far, connections now).
-FROM_WORKER = {"ready": Shape(), "counts": Shape({"counts": list_of(numbers(3), MOST_COUNTS)})}
+FROM_WORKER = {
+    "ready": Shape(),
+    "alive": Shape(),
+    "counts": Shape({"counts": list_of(numbers(3), MOST_COUNTS)}),
+}
 
 
 def _place(value: Any) -> bool:

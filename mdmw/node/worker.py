@@ -115,6 +115,8 @@ class Worker:
                     self._remove(message.fields["key"])
                 elif message.kind == "count":
                     self._count()
+                elif message.kind == "alive":
+                    self._channel.send("alive")
                 elif message.kind == "drain":
                     self._drain()
                 else:
