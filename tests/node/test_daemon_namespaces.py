@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def place(agent: Nova) -> Iterator[Site]:  # noqa: F811 - the fixture
 @pytest.fixture
 def cabled() -> Iterator[tuple[str, str]]:
     """A namespace with a DHCP device, tap0, and that of a guest at the other end of its cable."""
-    node, guest = NAMES[0].replace("000", "111", 1), f"mdmw-{secrets.token_hex(3)}"
+    node, guest = f"qdhcp-{uuid.uuid4()}", f"mdmw-{secrets.token_hex(3)}"
     with namespaces(node), namespaces(guest):
         run("ip", "link", "add", "tap0", "netns", node, "type", "veth", "peer", "eth0", "netns", guest)
         run("ip", "-n", node, "link", "set", "tap0", "up")
