@@ -38,7 +38,7 @@ from mdmw.node.actions import (
 )
 from mdmw.node.namespaces import CommandError
 from mdmw.node.observe import command_line, process_id
-from mdmw.node.wanted import Places
+from mdmw.node.wanted import NONLOCAL_BIND, Places
 
 _PATIENCE = 5.0  # seconds from SIGTERM to SIGKILL (P-13)
 _DIRECTORY, _FILE = 0o755, 0o644  # dnsmasq reads them as a user of its own
@@ -65,7 +65,9 @@ def apply(action: Action, places: Places) -> None:
         case BringUp(device=device):
             inside(name, lambda: kernel.bring_up(device))
         case SetSysctl(name=sysctl, value=value):
-            inside(action.namespace, lambda: kernel.set_sysctl(sysctl, value))
+            there = inside(action.namespace, lambda: kernel.set_sysctl(sysctl, value))
+            if not there and sysctl == NONLOCAL_BIND:
+                kernel.set_sysctl(sysctl, value)
         case AddAddress(device=device, address=address):
             inside(name, lambda: kernel.add_address(device, address))
         case RemoveAddress(device=device, address=address):

@@ -207,10 +207,14 @@ def remove_default_route(device: str, gateway: str) -> None:
         ip.route("delete", **_route(ip, device, gateway))
 
 
-def set_sysctl(name: str, value: str) -> None:
-    """A value below /proc/sys/net, of this thread's namespace; kernels without it do without."""
-    with contextlib.suppress(FileNotFoundError):
-        (_SYSCTLS / name).write_text(value)
+def set_sysctl(name: str, value: str) -> bool:
+    """A value below /proc/sys/net, of this thread's namespace; False if there is no such thing."""
+    try:
+        with (_SYSCTLS / name).open("r+") as file:  # "w" would make it
+            file.write(value)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _route(ip: Any, device: str, gateway: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from mdmw.node import firewall, kernel
 from mdmw.node.actions import Ours
 from mdmw.node.kernel import Device
-from mdmw.node.wanted import Places, Wanted
+from mdmw.node.wanted import NONLOCAL_BIND, Places, Wanted
 
 _PID_DIGITS = 10
 
@@ -55,7 +55,7 @@ def observe(wanted: Wanted, places: Places, host: Mapping[str, Device]) -> Obser
         host=host,
         devices=within.devices,
         routes=within.routes,
-        sysctls=within.sysctls,
+        sysctls=_with_fallback(within.sysctls),
         rules_set=within.rules_set,
         files={path: _text(path) for path in _files(wanted)},
         dnsmasq=_dnsmasq(directory),
@@ -69,6 +69,13 @@ def _within(wanted: Wanted, places: Places) -> _Within:
         sysctls={name: kernel.sysctl(name) for name in wanted.sysctls},
         rules_set=wanted.rules is None or firewall.is_set(places.firewall, wanted.rules),
     )
+
+
+def _with_fallback(sysctls: Mapping[str, str | None]) -> Mapping[str, str | None]:
+    """P-3: the host's value counts where a namespace has none of its own."""
+    if NONLOCAL_BIND in sysctls and sysctls[NONLOCAL_BIND] is None:
+        return {**sysctls, NONLOCAL_BIND: kernel.sysctl(NONLOCAL_BIND)}
+    return sysctls
 
 
 def _files(wanted: Wanted) -> list[Path]:

@@ -11,7 +11,8 @@ from mdmw.node.rules import RouterRules
 from mdmw.records import METADATA_ADDRESS, METADATA_ADDRESS_V6
 
 _METADATA = (METADATA_ADDRESS, METADATA_ADDRESS_V6)
-_NONLOCAL_BIND = {"ipv4/ip_nonlocal_bind": "1"}  # P-3; the listeners ask for it themselves (IP_FREEBIND)
+#: P-3; set for the host where it cannot be set for a namespace. Our listeners do without (IP_FREEBIND).
+NONLOCAL_BIND = "ipv4/ip_nonlocal_bind"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def _dhcp(plan: DhcpPlan, places: Places) -> Wanted:
         return Wanted(
             plan.namespace,
             addresses={plan.device: tuple(text for text in plan.addresses if _address(text) in _METADATA)},
-            sysctls=_NONLOCAL_BIND if plan.listeners else {},
+            sysctls={NONLOCAL_BIND: "1"} if plan.listeners else {},
             neutron_options=NeutronOptions(neutron, plan.options) if neutron else None,
         )
     own = {_address(text) for text in plan.addresses}
@@ -75,7 +76,7 @@ def _dhcp(plan: DhcpPlan, places: Places) -> Wanted:
         addresses={plan.device: plan.addresses},
         gateways=frozenset((plan.device, gateway) for gateway in plan.gateways if gateway not in own),
         sysctls={
-            **_NONLOCAL_BIND,
+            NONLOCAL_BIND: "1",
             "ipv6/conf/default/accept_ra": "0",
             f"ipv6/conf/{plan.device}/accept_ra": "0",
         },

@@ -215,7 +215,8 @@ from mdmw.node.plan_text import loads
 from mdmw.node.wanted import Places
 plan, places = loads(sys.stdin.readline()), Places(state=pathlib.Path(sys.argv[1]))
 print("ready", flush=True)
-converge(plan, places)
+report = converge(plan, places)
+print(report.problems, *report.actions)
 """
 
 
@@ -498,6 +499,32 @@ def test_4_8_two_nodes_and_one_ipv6_metadata_address(neutron, caplog):
     assert addresses(neutron.dhcp) == ["10.0.0.2/24", "169.254.169.254/32"]
     assert V6 not in addresses(neutron.dhcp, 6)
     assert neutron.host.converge(wanted).actions == ()
+
+
+_WITHOUT = """
+set -e
+nsenter --net=/run/netns/$1 mount -t tmpfs none /proc/sys/net/ipv4
+shift
+exec nsenter "$@"
+"""
+
+
+@pytest.mark.parametrize("has_its_own", [True, False])
+def test_p_3_nonlocal_bind(neutron, has_its_own):
+    """P-3: set in the namespace; in that of the host where kernels before 3.19 have one for all."""
+    outside = neutron.host.namespace(neutron.host.name("h"))
+    name = "/proc/sys/net/ipv4/ip_nonlocal_bind"
+    inside(neutron.dhcp, "sh", "-c", f"echo 0 >{name}")
+    rest = [f"--net=/run/netns/{outside}", sys.executable, "-c", _CONVERGE, str(neutron.host.places.state)]
+    words = ["nsenter", *rest]
+    if not has_its_own:
+        words = ["unshare", "--mount", "sh", "-c", _WITHOUT, "sh", neutron.dhcp, *rest]
+    for _ in range(2):
+        done = subprocess.run(words, input=dumps(neutron.plan()), capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "ready\n()\n"  # the second run has nothing to do
+    values = [inside(space, "cat", name).strip() for space in (neutron.dhcp, outside)]
+    assert values == (["1", "0"] if has_its_own else ["0", "1"])
 
 
 def test_p_2_ipv6_metadata_address(neutron):
