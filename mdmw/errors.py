@@ -65,6 +65,10 @@ class Conflict(RequestError):
     """What can be written once is there already (spec 7.4)."""
 
 
+class Outdated(Conflict):
+    """What is to be changed is not any more what the caller has seen."""
+
+
 class Unauthorized(RequestError):
     """No session token, or not a good one (spec 7.6)."""
 
