@@ -4,12 +4,10 @@ Only what the kernel or the server itself says counts. SERVER_NAME does not: som
 servers copy it from the guest's Host header.
 """
 
-import contextlib
-import os
 import socket
 from collections.abc import Iterator
-from typing import Any
 
+from mdmw.boundary.connection import connection
 from mdmw.records import Environ
 
 LISTENER = "mdmw.listener"
@@ -31,7 +29,7 @@ def listener_keys(environ: Environ) -> list[str]:
     keys = []
     if LISTENER in environ:
         keys.append(environ[LISTENER])
-    with _connection(environ) as sock:
+    with connection(environ) as sock:
         if sock is not None:
             keys += _of_socket(sock)
         elif (port := str(environ.get("SERVER_PORT") or "")).isdecimal() and _tells_own_port(environ):
@@ -59,22 +57,6 @@ def _of_socket(sock: socket.socket) -> Iterator[str]:
     host = host.removeprefix("::ffff:") if "." in host else host  # IPv4 on a dual-stack listener
     yield f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     yield f"port:{port}"
-
-
-@contextlib.contextmanager
-def _connection(environ: Environ) -> Iterator[Any]:
-    sock = environ.get("gunicorn.socket")
-    if sock is not None:
-        yield sock
-    elif "waitress.client_disconnected" in environ:
-        yield environ["waitress.client_disconnected"].__self__.socket
-    elif "uwsgi.version" in environ:
-        import uwsgi  # only exists inside a uWSGI worker
-
-        with socket.socket(fileno=os.dup(uwsgi.connection_fd())) as duplicate:
-            yield duplicate
-    else:
-        yield None
 
 
 def _tells_own_port(environ: Environ) -> bool:
