@@ -26,6 +26,7 @@ PROJECT_ID = "X-Tenant-ID"
 PROVIDER_ID = "X-Metadata-Provider"
 PROVIDER_SIGNATURE = "X-Metadata-Provider-Signature"
 REQUEST_ID = "X-Openstack-Request-Id"
+TRACEPARENT = "traceparent"
 
 
 def environ_key(name: str) -> str:
@@ -50,6 +51,11 @@ _KEY = {
         PROVIDER_SIGNATURE,
     )
 }
+
+#: Environ keys of what names a request in logs; for trusted hops only.
+REQUEST_ID_KEY = environ_key(REQUEST_ID)
+TRACEPARENT_KEY = environ_key(TRACEPARENT)
+_LOGGED_KEYS = frozenset({REQUEST_ID_KEY, TRACEPARENT_KEY, "HTTP_TRACESTATE"})
 
 # Everything by which some program in this ecosystem believes who is calling.
 _FORGEABLE_KEYS = frozenset(_KEY.values()) | {
@@ -90,7 +96,12 @@ _HOP_BY_HOP_KEYS = frozenset(
 )
 
 _STRIPPED = re.compile(
-    "|".join([*_FORGEABLE_PREFIXES, *(rf"{key}\Z" for key in sorted(_FORGEABLE_KEYS | _HOP_BY_HOP_KEYS))])
+    "|".join(
+        [
+            *_FORGEABLE_PREFIXES,
+            *(rf"{key}\Z" for key in sorted(_FORGEABLE_KEYS | _LOGGED_KEYS | _HOP_BY_HOP_KEYS)),
+        ]
+    )
 )
 
 # The allow-lists of spec 1.2 as (environ key, name on the wire); what is not here is dropped.
@@ -131,6 +142,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BAD_VALUE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 _BAD_TARGET = re.compile(r"[^\x21-\x5b\x5d-\x7e\x80-\xff]")
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
+_REQUEST_ID = re.compile(r"req-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PROTOCOL = re.compile(r"HTTP/[0-9](\.[0-9])?")
 _HTTP_1_1 = "HTTP/1.1"
@@ -263,6 +275,11 @@ def forwarded_for(environ: Environ) -> str | None:
     """X-Forwarded-For as received, however many values; says nothing about who asks."""
     value: str | None = environ.get(_KEY[FORWARDED_FOR])
     return value
+
+
+def request_id(value: str) -> str | None:
+    """The value of a request id header, None unless it is `req-` and a UUID."""
+    return value if _REQUEST_ID.fullmatch(value) else None
 
 
 def relay_signature(environ: Environ) -> str | None:

@@ -1,18 +1,24 @@
 """What observing filters share: one journal for each request, handed to all of them when it is over."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator
+from time import perf_counter
 from typing import Any
 
 from mdmw.boundary.base import App, StartResponse
 from mdmw.observe.journal import Journal, Observer, current, enter, leave
 from mdmw.records import INSTANCE, SOURCE, Environ
+from mdmw.wire import REQUEST_ID
 
 _STATUS_DIGITS = 3
+_ID_NAME = REQUEST_ID.lower()
+_ID_LENGTH = len(REQUEST_ID)
 
 
 class Observed:
-    """The filter form of an observer. The outermost one of a pipeline keeps the journal for all."""
+    """The filter form of an observer. The outermost one of a pipeline keeps the journal for all.
+
+    Each answer has the request id then, in `X-Openstack-Request-Id`.
+    """
 
     def __init__(self, app: App, observer: Observer) -> None:
         self._app = app
@@ -32,6 +38,11 @@ class Observed:
 
         def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Callable[..., Any]:
             journal.status = int(status[:_STATUS_DIGITS])
+            for name, _ in headers:
+                if len(name) == _ID_LENGTH and name.lower() == _ID_NAME:
+                    break
+            else:
+                headers = [*headers, (REQUEST_ID, journal.request_id)]
             write: Callable[..., Any] = start_response(status, headers, *exc_info)
             return write
 
@@ -40,12 +51,12 @@ class Observed:
             body = self._app(environ, start)
         except BaseException as error:
             journal.error = type(error).__name__
+            _take_records(journal, environ)
             _end(journal)
             raise
         finally:
             leave(token)
-            journal.source = environ.get(SOURCE)
-            journal.instance = environ.get(INSTANCE)
+        _take_records(journal, environ)
         if isinstance(body, list):
             journal.sent = sum(map(len, body))
             _end(journal)
@@ -78,8 +89,14 @@ class _Counted:
             _end(self._journal)
 
 
+def _take_records(journal: Journal, environ: Environ) -> None:
+    journal.peer = environ.get("REMOTE_ADDR") or ""  # hmac-verify puts the guest's here
+    journal.source = environ.get(SOURCE)
+    journal.instance = environ.get(INSTANCE)
+
+
 def _end(journal: Journal) -> None:
-    journal.seconds = time.perf_counter() - journal.began
+    journal.seconds = perf_counter() - journal.began
     for observer in journal.observers:
         observer.over(journal)
     journal.observers.clear()  # once, however often the server closes

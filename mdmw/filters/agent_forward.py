@@ -15,6 +15,7 @@ from oslo_config import cfg
 from mdmw import wire
 from mdmw.boundary.base import App, Either, Terminal
 from mdmw.boundary.body import read_body
+from mdmw.boundary.hops import answered, onward
 from mdmw.errors import PipelineError
 from mdmw.filters.relayed import Relayed
 from mdmw.options import load, refuse
@@ -68,7 +69,8 @@ class AgentForward(Terminal):
         headers = [*wire.to_agent(environ), *wire.source_headers(environ[SOURCE], self._legacy_headers)]
         if self._signer:
             headers.append(_signature(self._signer, method, target, environ[SOURCE]))
-        answer = self._upstream.exchange(method, target, headers, body)
+        answer = self._upstream.exchange(method, target, [*headers, *onward()], body)
+        answered(answer.headers)
         return Relayed(answer, wire.from_agent(answer.headers))
 
 
@@ -84,7 +86,7 @@ def _signature(signer: Signer, method: str, target: str, source: Source) -> tupl
 def app_factory(global_conf: Mapping[str, str], **local_conf: str) -> AgentForward:
     """Paste entry point of the terminal form; raises `ConfigError`."""
     settings = load("agent-forward", OPTIONS, global_conf, local_conf)
-    addresses = _addresses(settings)
+    addresses = addresses_of(settings)
     signer = relay_signer(settings)
     if signer is None and any(address.scheme != "unix" for address in addresses):
         raise refuse(settings, RELAY_SECRET, "a relay over TCP needs a shared key")
@@ -98,7 +100,8 @@ def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callabl
     return lambda app: Either(SOURCE, forward, app)
 
 
-def _addresses(settings: SimpleNamespace) -> list[Address]:
+def addresses_of(settings: SimpleNamespace) -> list[Address]:
+    """Those of the agent, in order of preference; raises `ConfigError`."""
     option = "agent_address" if settings.agent_address else "metadata_proxy_socket"
     texts = settings.agent_address or [f"unix:{settings.metadata_proxy_socket}"]
     try:

@@ -16,6 +16,7 @@ from oslo_config import cfg
 
 from mdmw import wire
 from mdmw.boundary.base import App, Filter
+from mdmw.boundary.hops import take_over
 from mdmw.errors import BadRequest, Refused
 from mdmw.options import load, refuse
 from mdmw.records import INSTANCE, SOURCE, Environ, Instance, Scope, Source, is_uuid, normalise_address
@@ -56,6 +57,7 @@ class HmacVerify(Filter):
             wire.check_request(environ, self._max_target, self._max_headers)
             if not _is_root(wire.request_target(environ)):
                 self._verify(environ)
+                take_over(environ)
         finally:
             wire.strip(environ)
 

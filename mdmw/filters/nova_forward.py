@@ -16,6 +16,7 @@ from mdmw import wire
 from mdmw.boundary.answers import of_status
 from mdmw.boundary.base import App, Either, Terminal
 from mdmw.boundary.body import read_body
+from mdmw.boundary.hops import onward
 from mdmw.errors import BackendError, PipelineError, Refused
 from mdmw.filters.relayed import Relayed, admit_encoding
 from mdmw.observe.journal import SECOND_PROOF, note
@@ -70,7 +71,7 @@ class NovaForward(Terminal):
         method = environ["REQUEST_METHOD"]
         target = wire.request_target(environ)
         body = read_body(environ, self._max_body)
-        headers = wire.to_nova(environ)
+        headers = [*wire.to_nova(environ), *onward()]
         deadline = self._upstream.deadline()
         first, *others = environ[PROOFS]
         answer = self._upstream.exchange(method, target, [*headers, *first], body, deadline)
@@ -111,7 +112,7 @@ def _who(environ: Environ) -> str:
 def app_factory(global_conf: Mapping[str, str], **local_conf: str) -> NovaForward:
     """Paste entry point of the terminal form; raises `ConfigError`."""
     settings = load("nova-forward", OPTIONS, global_conf, local_conf)
-    upstream = Upstream(_addresses(settings), limits_of(settings, "nova"), _tls(settings))
+    upstream = Upstream(addresses_of(settings), limits_of(settings, "nova"), tls_of(settings))
     return NovaForward(upstream, settings.max_body)
 
 
@@ -121,7 +122,8 @@ def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callabl
     return lambda app: Either(PROOFS, forward, app)
 
 
-def _addresses(settings: SimpleNamespace) -> list[Address]:
+def addresses_of(settings: SimpleNamespace) -> list[Address]:
+    """Those of Nova, in order of preference; raises `ConfigError`."""
     try:
         addresses = [
             parse_address(text, settings.nova_metadata_protocol, settings.nova_metadata_port)
@@ -134,7 +136,8 @@ def _addresses(settings: SimpleNamespace) -> list[Address]:
     return addresses
 
 
-def _tls(settings: SimpleNamespace) -> Any:
+def tls_of(settings: SimpleNamespace) -> Any:
+    """The TLS context for them, None without TLS; raises `ConfigError`."""
     cert, key = settings.nova_client_cert, settings.nova_client_priv_key
     if bool(cert) != bool(key):
         missing = "nova_client_priv_key" if cert else "nova_client_cert"

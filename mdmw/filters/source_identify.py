@@ -21,6 +21,7 @@ from oslo_config import cfg
 
 from mdmw import wire
 from mdmw.boundary.base import App, Filter
+from mdmw.boundary.hops import take_over
 from mdmw.errors import BadRequest, ConfigError, Contradiction, Unavailable
 from mdmw.filters.listener import LISTENER_MAC, LISTENER_SCOPE, listener_keys
 from mdmw.filters.neighbours import neighbour_mac
@@ -75,8 +76,9 @@ OPTIONS = [
     cfg.BoolOpt(
         "trust_client_mac",
         default=False,
-        help="mode relay: believe what proxies on the unix socket say of a guest's MAC without a signature. "
-        "Only where none of them is haproxy, which passes on what a guest says of it.",
+        help="mode relay: believe what proxies on the unix socket say of a guest's MAC, of the request's id "
+        "and of its trace, without a signature. Only where none of them is haproxy, which passes on what a "
+        "guest says of these.",
     ),
     cfg.BoolOpt("strict_ids", default=True, help="mode relay: refuse ids that are not UUIDs."),
     cfg.IntOpt("max_target", default=8192, min=256, help="Longest request target, in bytes."),
@@ -170,7 +172,8 @@ def with_told_mac(identify: Identify) -> Identify:
 class Relay:
     """A trusted hop says who asks; on TCP it must be a listed peer, and sign, on granian always sign.
 
-    A MAC counts only from who signs, unless every proxy is one that removes what guests say of it.
+    A MAC, a request id and a trace count only from who signs, unless every proxy is one that
+    removes what guests say of them.
     """
 
     def __init__(
@@ -196,6 +199,8 @@ class Relay:
         source = wire.read_source(environ, self._strict_ids, with_mac=signs or self._trust_client_mac)
         if signs:
             self._check_signature(environ, source)
+        if signs or self._trust_client_mac:
+            take_over(environ)
         return source
 
     def _check_peer(self, peer: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:

@@ -5,11 +5,15 @@ request is in this thread or greenlet anybody can write into it with `note`, `no
 without an observer these do nothing. Nobody decides anything by it.
 """
 
-import random
-import time
+from collections.abc import Mapping
 from contextvars import ContextVar
+from random import getrandbits
+from time import perf_counter, time
+from types import MappingProxyType
 from typing import Protocol
+from uuid import uuid4
 
+from mdmw.observe.trace_context import TraceContext
 from mdmw.records import Instance, Source
 
 #: What can be counted with `note`; a closed set, since metrics have a series for each.
@@ -25,6 +29,8 @@ NOTES = (CONNECTED, FAILOVER, RETRIED, SECOND_PROOF, RESOLVER_CALL, FORGED)
 HIT, SNAPSHOT, MISS, STALE = "hit", "snapshot", "miss", "stale"
 CACHE_OUTCOMES = (HIT, SNAPSHOT, MISS, STALE)
 
+_PROCESS = f"req-{uuid4()}"[:-12]
+
 
 class Observer(Protocol):
     """Is told of each request. Whatever takes time belongs into a `Batch`."""
@@ -36,43 +42,26 @@ class Observer(Protocol):
 class Journal:
     """One request. Times are seconds; `began` and `seconds` are of a clock that only counts."""
 
-    __slots__ = (
-        "began",
-        "cache",
-        "error",
-        "instance",
-        "method",
-        "notes",
-        "observers",
-        "peer",
-        "request_id",
-        "seconds",
-        "sent",
-        "source",
-        "stages",
-        "status",
-        "target",
-        "time",
-        "traceparent",
-    )
+    # What most requests leave as it is costs nothing to have here.
+    source: Source | None = None
+    instance: Instance | None = None
+    status = 0
+    sent = 0  # bytes of the body
+    seconds = 0.0
+    cache = ""
+    error = ""  # class name of the domain error, or of a defect
+    notes: Mapping[str, int] = MappingProxyType({})
+    trace: TraceContext | None = None  # as the next hop is told
+    parent_span = ""  # of the hop that called, if it is trusted
 
     def __init__(self, method: str, target: str, peer: str) -> None:
-        self.time = time.time()
-        self.began = time.perf_counter()
+        self.time = time()
+        self.began = perf_counter()
         self.method = method
         self.target = target  # as the server gave it, with the query: never to be shown whole
         self.peer = peer
         self.request_id = new_request_id()
-        self.traceparent = ""
-        self.source: Source | None = None
-        self.instance: Instance | None = None
-        self.status = 0
-        self.sent = 0  # bytes of the body
-        self.seconds = 0.0
         self.stages: dict[str, float] = {}
-        self.cache = ""
-        self.error = ""  # class name of the domain error, or of a defect
-        self.notes: dict[str, int] = {}
         self.observers: list[Observer] = []
 
 
@@ -90,14 +79,14 @@ def note(what: str, number: int = 1) -> None:
     """Count one of `NOTES`."""
     journal = _CURRENT.get()
     if journal is not None:
-        journal.notes[what] = journal.notes.get(what, 0) + number
+        journal.notes = {**journal.notes, what: journal.notes.get(what, 0) + number}
 
 
 def note_stage(stage: str, began: float) -> None:
     """Add the time since `began` (perf_counter) to a stage of the pipeline."""
     journal = _CURRENT.get()
     if journal is not None:
-        journal.stages[stage] = journal.stages.get(stage, 0.0) + time.perf_counter() - began
+        journal.stages[stage] = perf_counter() - began + journal.stages.get(stage, 0.0)
 
 
 def note_cache(outcome: str) -> None:
@@ -117,6 +106,5 @@ def note_error(error: BaseException) -> str:
 
 
 def new_request_id() -> str:
-    """As all of OpenStack spells it: `req-` and a UUID."""
-    digits = f"{random.getrandbits(128):032x}"
-    return f"req-{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
+    """As all of OpenStack spells it: `req-` and a UUID. Only its last 48 bits differ within a process."""
+    return f"{_PROCESS}{getrandbits(48):012x}"
