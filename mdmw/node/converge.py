@@ -17,7 +17,7 @@ from mdmw.node.kernel import Device
 from mdmw.node.namespaces import CommandError
 from mdmw.node.observe import observe
 from mdmw.node.plan import Plan
-from mdmw.node.wanted import Places, Wanted, wanted
+from mdmw.node.wanted import Places, Wanted, nothing_wanted, wanted
 
 LOG = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def _all(plan: Plan, places: Places) -> list[Wanted]:
     """What is wanted, and before it the namespaces of earlier plans, of which nothing is wanted."""
     found = wanted(plan, places)
     past = sorted(path.stem for path in places.state.glob("q*.json") if path.stem not in found)
-    return [*map(Wanted, past), *found.values()]
+    return [*(nothing_wanted(name, places) for name in past), *found.values()]
 
 
 def _examine(one: Wanted, places: Places, host: Mapping[str, Device]) -> Difference:

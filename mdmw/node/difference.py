@@ -93,7 +93,7 @@ def _obstacle(wanted: Wanted, observed: Observed) -> str:
             return f"{name}: the namespace is there, but was not made by mdmw; remove it or what made it"
         missing = [wire.bridge for wire in wanted.wires if wire.bridge not in observed.host]
         return f"{name}: there is no bridge {missing[0]} on this host; make it" if missing else ""
-    if wanted == Wanted(name):
+    if not (wanted.addresses or wanted.rules):
         return ""
     if not observed.exists:
         return f"{name}: the namespace is not there yet; Neutron's agent makes it"
@@ -131,7 +131,8 @@ def _things(wanted: Wanted, observed: Observed, places: Places) -> frozenset[str
             word = f"address {device} {address}"
             if word in had or address not in there:
                 things.add(word)
-    if wanted.neutron_options and ("options" in had or _merged(wanted, observed)):
+    options = wanted.neutron_options
+    if options and options.lines and ("options" in had or _merged(wanted, observed)):
         things.add("options")
     return frozenset(things)
 

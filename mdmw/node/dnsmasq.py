@@ -1,5 +1,6 @@
 """dnsmasq: its command line and its files, as text (spec 4.5)."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,16 +69,29 @@ def dnsmasq(plan: DhcpPlan, server: DhcpServer, directory: Path) -> Dnsmasq:
 def merged(current: str, lines: Sequence[str], *, restore: bool) -> str:
     """Neutron's options file with our routes (options 121 and 249) in place of its own.
 
-    Where we have none Neutron's stay, unless they are ours: `restore` says that they may be,
-    and then those that lead to the metadata address go. The default gateway is Neutron's.
+    Where we have none Neutron's stay, unless they may be ours, as `restore` says: then the one
+    to the metadata address goes. The default gateway is Neutron's.
     """
     ours = {_subject(line): line for line in lines if _is_route(line)}
     kept = []
     for line in current.splitlines():
         if _is_route(line):
-            line = ours.pop(_subject(line), "" if restore and METADATA_ADDRESS in line else line)
+            line = ours.pop(_subject(line), _without_ours(line) if restore else line)
         kept += [line] if line else []
     return _lines([*kept, *ours.values()])
+
+
+def _without_ours(line: str) -> str:
+    """Without the route to a DHCP port; one to the gateway is Neutron's (4.5). Empty if none is left."""
+    tag, option, *rest = line.split(",")
+    routes = list(zip(rest[::2], rest[1::2], strict=False))
+    gateways = [hop for destination, hop in routes if destination == "0.0.0.0/0"]
+    kept = [(to, hop) for to, hop in routes if to != f"{METADATA_ADDRESS}/32" or hop in gateways]
+    if kept == routes:
+        return line
+    if all(to == "0.0.0.0/0" for to, _ in kept):
+        return ""
+    return ",".join([tag, option, *itertools.chain(*kept)])
 
 
 def _is_route(line: str) -> bool:

@@ -59,6 +59,14 @@ def wanted(plan: Plan, places: Places) -> dict[str, Wanted]:
     return found
 
 
+def nothing_wanted(namespace: str, places: Places) -> Wanted:
+    """That nothing of ours be left in a namespace, and in the files of Neutron's dnsmasq."""
+    kind, _, network_id = namespace.partition("-")
+    if kind != "qdhcp" or places.neutron_dhcp is None:
+        return Wanted(namespace)
+    return Wanted(namespace, neutron_options=NeutronOptions(places.neutron_dhcp / network_id, ()))
+
+
 def _dhcp(plan: DhcpPlan, places: Places) -> Wanted:
     if plan.wire is None or plan.server is None:
         neutron = places.neutron_dhcp / plan.network_id if places.neutron_dhcp else None

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -454,20 +455,51 @@ def test_beside_neutron_ours_is_added_and_taken_away_again(neutron):
     assert [shown(neutron.dhcp), shown(neutron.space), neutron.options.read_text()] == before
 
 
-def test_beside_neutron_a_rewritten_options_file_gets_our_route_again(neutron):
-    """Its agent writes it at each change; its dnsmasq is told once, and by nobody else."""
-    neutron.host.converge(neutron.plan())
+@contextlib.contextmanager
+def dnsmasq_of_neutron(neutron):
+    """What passes for it; whether it was told to read its files, exactly once."""
     hangups = neutron.host.directory / "hangups"
     script = f"trap 'echo 1 >>{hangups}' HUP; echo; while :; do read -t 1 x; done # {neutron.options.parent}/"
     with subprocess.Popen(["bash", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as theirs:
         theirs.stdout.readline()
         (neutron.options.parent / "pid").write_text(f"{theirs.pid}\n")
+        yield lambda: hangups.exists() and hangups.read_text() == "1\n"
+        theirs.kill()
+
+
+def test_beside_neutron_a_rewritten_options_file_gets_our_route_again(neutron):
+    """Its agent writes it at each change; its dnsmasq is told once, and by nobody else."""
+    neutron.host.converge(neutron.plan())
+    with dnsmasq_of_neutron(neutron) as told:
         neutron.options.write_text(f"tag:subnet-{SUBNET},option:router,10.0.0.1\n")
         done = neutron.host.converge(neutron.plan()).actions
         assert [type(action) for action in done] == [Remember, WriteFile, ReloadDnsmasq, Remember]
-        until(lambda: hangups.exists() and hangups.read_text() == "1\n")
+        until(told)
         assert neutron.host.converge(neutron.plan()).actions == ()
-        theirs.kill()
+
+
+def test_beside_neutron_a_network_that_is_gone_takes_our_route_with_it(neutron):
+    """The DHCP port went to another node, or mdmw goes: its dnsmasq is told, and nothing is remembered."""
+    before = neutron.options.read_text()
+    neutron.host.converge(neutron.plan())
+    assert neutron.options.read_text() != before
+    with dnsmasq_of_neutron(neutron) as told:
+        done = neutron.host.converge(Plan()).actions
+        assert {WriteFile, ReloadDnsmasq} <= {type(action) for action in done}
+        until(told)
+    assert neutron.options.read_text() == before
+    assert [path.name for path in neutron.host.places.state.iterdir()] == ["lock"]
+    assert neutron.host.converge(Plan()).actions == ()
+
+
+def test_beside_neutron_a_network_whose_files_are_gone_too(neutron):
+    """Its agent was here first."""
+    neutron.host.converge(neutron.plan())
+    subprocess.run(["ip", "netns", "delete", neutron.dhcp], check=True)
+    shutil.rmtree(neutron.options.parent)
+    neutron.host.converge(Plan())
+    assert not neutron.options.parent.exists()
+    assert [path.name for path in neutron.host.places.state.iterdir()] == ["lock"]
 
 
 def test_beside_neutron_a_namespace_that_is_not_there_yet(neutron):
@@ -562,5 +594,5 @@ def test_without_nft_it_is_said_what_to_install(neutron, monkeypatch):
     monkeypatch.setenv("PATH", f"/nowhere-{secrets.token_hex(3)}")
     report = converge(neutron.plan(), neutron.host.places)
     assert report.problems == (
-        f"qrouter-{neutron.router}: cannot be seen: nft is not installed; install nftables",
+        f"qrouter-{neutron.router}: set the rules (nftables): nft is not installed; install nftables",
     )

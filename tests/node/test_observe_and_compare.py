@@ -38,8 +38,8 @@ from mdmw.node.actions import (
 )
 from mdmw.node.difference import RETRY_IPV6, difference
 from mdmw.node.dnsmasq import merged
-from mdmw.node.kernel import Address, Device
 from mdmw.node.observe import Observed, observe, read_marker
+from mdmw.node.present import Address, Device
 from mdmw.node.wanted import Places, Wanted
 
 NOW = 1_000_000.0
@@ -284,6 +284,30 @@ def test_4_5_neutrons_options_get_our_routes():
     assert merged(new, (ROUTE, WINDOWS), restore=False) == new
     assert merged(new, (), restore=False) == new
     assert merged(new, (), restore=True).splitlines() == [new.splitlines()[0], f"{TAG},option:router"]
+
+
+def static(text):
+    return f"{TAG},option:classless-static-route,{text}"
+
+
+@pytest.mark.parametrize(
+    ("there", "left"),
+    [
+        (static(f"{V4},10.0.0.2"), []),
+        (static(f"{V4},10.0.0.2,0.0.0.0/0,10.0.0.1"), []),
+        (
+            static(f"10.7.0.0/16,10.0.0.7,{V4},10.0.0.2,0.0.0.0/0,10.0.0.1"),
+            [static("10.7.0.0/16,10.0.0.7,0.0.0.0/0,10.0.0.1")],
+        ),
+        *(
+            (line, [line])
+            for line in (static(f"{V4},10.0.0.1,0.0.0.0/0,10.0.0.1"), static("x"), static("x,y"))
+        ),
+    ],
+)
+def test_4_5_neutrons_options_without_ours(there, left):
+    """Spec 4.5: a route to the DHCP port goes, one to the gateway is as Neutron itself writes it."""
+    assert merged(there, (), restore=True).splitlines() == left
 
 
 LINES = st.lists(
