@@ -30,6 +30,9 @@ CONFIG_DIR = cfg.ListOpt(
     default=[],
     help="Directories whose *.conf files are read after those of config_file.",
 )
+#: What the loader of pipelines adds to the global dict: the name of the pipeline.
+PIPELINE = "mdmw_pipeline"
+
 _LOCATION = re.compile(r"LocationInfo\(.*?detail='(.*?)'\)")  # how oslo.config names a file
 _QUOTED_LINE = re.compile(r": (['\"]).*\1$", re.DOTALL)  # how oslo.config ends a parse error
 _PASTE_KEYS = frozenset({"use", "paste.filter_factory", "paste.app_factory", "paste.composite_factory"})

@@ -37,6 +37,7 @@ def main() -> int:
     import gevent
 
     from mdmw.node.worker import Worker, shipped_config
+    from mdmw.observe import desk
     from mdmw.observe.logs import log_to_stderr
     from mdmw.wsgi import pipelines
 
@@ -67,6 +68,7 @@ def main() -> int:
     channel.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     sock = socket.socket(fileno=message.descriptors[0])
+    desk.open_all()
     Worker(application, config, sock, arguments.connections).run()
     return 0
 

@@ -20,6 +20,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from mdmw.boundary.base import App
 from mdmw.cli.privileges import Ids, become
 from mdmw.errors import ConfigError
+from mdmw.observe import desk
 from mdmw.wsgi.pipelines import SWITCH_INTERVAL
 
 LOG = logging.getLogger(__name__)
@@ -112,6 +113,10 @@ class _Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
 
 
 class _Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+    def run(self) -> None:
+        desk.open_all()
+        super().run()
+
     def init_signals(self) -> None:
         super().init_signals()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
@@ -162,6 +167,7 @@ class OneProcess(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def run(self) -> None:
         become(self._ids)
+        desk.open_all()
         self._ready()
         super().run()
 

@@ -9,6 +9,7 @@ from mdmw.filters import (
     hmac_sign,
     hmac_verify,
     instance_resolve,
+    introspect,
     nova_forward,
     source_identify,
 )
@@ -26,6 +27,7 @@ OPTIONS: dict[str, Sequence[cfg.Opt]] = {
     "nova-forward": nova_forward.OPTIONS,
     "agent-forward": agent_forward.OPTIONS,
     "responder": responder.OPTIONS,
+    "introspect": introspect.OPTIONS,
 }
 
 #: Resolver -> its options. `auto` takes those of neutron and of neutron-rpc.

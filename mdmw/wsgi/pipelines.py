@@ -13,7 +13,9 @@ from paste.deploy import loadwsgi
 
 from mdmw.boundary.base import App
 from mdmw.errors import ConfigError
+from mdmw.observe import desk
 from mdmw.observe.logs import log_to_stderr
+from mdmw.options import PIPELINE
 
 #: The pipelines of the shipped file that have a module under `mdmw.wsgi`.
 NAMES = ("proxy", "agent", "combined", "standalone", "nova")
@@ -69,9 +71,9 @@ def stages(path: str, pipeline: str, global_conf: Mapping[str, str] | None = Non
         raise ConfigError(
             f"{path}: [pipeline:{pipeline}]: 'pipeline' is empty; filters and an app are needed"
         )
+    named = {**(global_conf or {}), PIPELINE: pipeline}
     context = _paste(
-        path,
-        lambda: loadwsgi.loadcontext(loadwsgi.APP, _uri(path), name=pipeline, global_conf=global_conf),
+        path, lambda: loadwsgi.loadcontext(loadwsgi.APP, _uri(path), name=pipeline, global_conf=named)
     )
     contexts = [*context.filter_contexts, context.app_context]
     return [_stage(name, stage) for name, stage in zip(order, contexts, strict=True)]
@@ -102,11 +104,22 @@ def load_or_exit(pipeline: str) -> App:
     log_to_stderr()
     sys.setswitchinterval(SWITCH_INTERVAL)
     try:
-        return load(pipeline)
+        application = load(pipeline)
     except ConfigError as error:
         print(f"mdmw: {error}", file=sys.stderr)
         arbiter = sys.modules.get("gunicorn.arbiter")
         sys.exit(arbiter.Arbiter.WORKER_BOOT_ERROR if arbiter else 2)
+    _open_desk()
+    return application
+
+
+def _open_desk() -> None:
+    """In this process, or under uWSGI, which has loaded before it forks, in those that will serve."""
+    uwsgi = sys.modules.get("uwsgi")
+    if uwsgi is None:
+        desk.open_all()
+    else:
+        uwsgi.post_fork_hook = desk.open_all  # type: ignore[attr-defined]  # a module that uWSGI makes
 
 
 def _check_order(place: str, sections: list[str], built: list[Any]) -> None:
