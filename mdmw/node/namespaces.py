@@ -60,15 +60,6 @@ def run(*words: str, stdin: str = "") -> None:
         raise CommandError(f"{' '.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
 
 
-def listen(namespace: str, address: str, port: int) -> socket.socket:
-    """A TCP socket listening at `address` in a named namespace; raises OSError."""
-    descriptor = open_namespace(namespace)
-    try:
-        return listen_in(descriptor, [Bind(address, port)])[0]
-    finally:
-        os.close(descriptor)
-
-
 def open_namespace(name: str) -> int:
     """A descriptor of a named namespace; raises OSError."""
     return os.open(RUN_NETNS / name, os.O_RDONLY | os.O_CLOEXEC)

@@ -209,7 +209,10 @@ def test_a_fault_in_the_background_is_told_in_the_foreground(namespace, folder):
 
 @needs_namespace
 def test_a_port_that_is_taken(namespace, folder):
-    with namespaces.listen(namespace, "::", 9697):
+    descriptor = namespaces.open_namespace(namespace)
+    [taken] = namespaces.listen_in(descriptor, [namespaces.Bind("::", 9697)])
+    os.close(descriptor)
+    with taken:
         line = refusal(inside(namespace, "--network_id", BLUE, "--pid-file", folder / "pid"))
     assert "cannot listen on port 9697 of all addresses: Address already in use" in line
     assert not (folder / "pid").exists()

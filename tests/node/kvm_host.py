@@ -4,6 +4,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import tempfile
 import threading
@@ -16,8 +17,8 @@ from mdmw import inventory_file
 from mdmw.filters import instance_resolve, source_identify
 from mdmw.node import file_view, namespaces
 from mdmw.node.converge import Report, converge
-from mdmw.node.namespaces import CommandError, run
-from mdmw.node.plan import Options, Plan, plan
+from mdmw.node.namespaces import Bind, CommandError, run
+from mdmw.node.plan import Listener, Options, Plan, plan
 from mdmw.node.view import View
 from mdmw.node.wanted import Places
 from mdmw.responder import app as responder
@@ -131,8 +132,7 @@ class Host:
             for one in (*wanted.dhcp, *wanted.routers):
                 for listener in one.listeners:
                     app = self._pipeline(listener.scope)
-                    sock = namespaces.listen(one.namespace, listener.address, listener.port)
-                    stack.enter_context(_served(sock, app))
+                    stack.enter_context(_served(_listening(one.namespace, listener), app))
             yield
 
     def _pipeline(self, scope):
@@ -202,6 +202,15 @@ def host_routes(space: str) -> dict[str, str]:
 def ask(space: str, url: str = "http://169.254.169.254/openstack/latest/meta_data.json") -> str:
     """What curl gets; raises `CommandError` when there is no answer within a second."""
     return inside(space, "curl", "-sSg", "--fail", "--connect-timeout", "1", "-m", "5", url)
+
+
+def _listening(space: str, listener: Listener) -> socket.socket:
+    descriptor = namespaces.open_namespace(space)
+    try:
+        [sock] = namespaces.listen_in(descriptor, [Bind(listener.address, listener.port, listener.device)])
+    finally:
+        os.close(descriptor)
+    return sock
 
 
 class _Server(ThreadingMixIn, WSGIServer):
