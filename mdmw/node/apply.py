@@ -38,6 +38,7 @@ from mdmw.node.actions import (
 )
 from mdmw.node.namespaces import CommandError
 from mdmw.node.observe import command_line, process_id
+from mdmw.node.present import inside
 from mdmw.node.wanted import NONLOCAL_BIND, Places
 
 _PATIENCE = 5.0  # seconds from SIGTERM to SIGKILL (P-13)
@@ -46,7 +47,7 @@ _DIRECTORY, _FILE = 0o755, 0o644  # dnsmasq reads them as a user of its own
 
 def apply(action: Action, places: Places) -> None:
     """Do it; raises OSError and `CommandError`."""
-    name, inside = action.namespace, kernel.inside
+    name = action.namespace
     match action:
         case Remember(ours=ours):
             _remember(places.marker(name), ours)

@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mdmw.node import kernel
+from mdmw.node import present
 from mdmw.node.actions import Action
 from mdmw.node.apply import apply
 from mdmw.node.difference import Difference, difference
-from mdmw.node.kernel import Device
 from mdmw.node.namespaces import CommandError
 from mdmw.node.observe import observe
 from mdmw.node.plan import Plan
+from mdmw.node.present import Device
 from mdmw.node.wanted import Places, Wanted, nothing_wanted, wanted
 
 LOG = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Report:
 
 def examine(plan: Plan, places: Places) -> list[Difference]:
     """What would be done; touches nothing. What cannot be seen is a problem of its namespace."""
-    host = kernel.devices()  # once: what is done for one namespace is nothing to the others
+    host = present.devices()  # once: what is done for one namespace is nothing to the others
     return [_examine(one, places, host) for one in _all(plan, places)]
 
 
@@ -58,7 +58,7 @@ def converge(plan: Plan, places: Places) -> Report:
     ipv6: dict[str, str] = {}
     try:
         with _alone(places):
-            host = kernel.devices()  # once: what is done for one namespace is nothing to the others
+            host = present.devices()  # once: what is done for one namespace is nothing to the others
             for one in _all(plan, places):
                 found = _examine(one, places, host)
                 ipv6[one.namespace] = found.ipv6

@@ -33,9 +33,9 @@ from mdmw.node.actions import (
     WriteFile,
 )
 from mdmw.node.dnsmasq import merged
-from mdmw.node.kernel import Device
 from mdmw.node.observe import Observed
 from mdmw.node.plan import Wire
+from mdmw.node.present import Device
 from mdmw.node.wanted import Places, Wanted
 from mdmw.records import METADATA_ADDRESS_V6
 

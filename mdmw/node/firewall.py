@@ -3,23 +3,31 @@
 All of it acts in the namespace of the calling thread, and raises `CommandError` or OSError.
 """
 
-import re
+import struct
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
-from mdmw.node import kernel
 from mdmw.node.actions import Firewall
 from mdmw.node.namespaces import CommandError, run
+from mdmw.node.netlink import attributes, dump
+from mdmw.node.present import sysctl
 from mdmw.node.rules import TABLE, RouterRules, iptables, nftables, nftables_comments
+
+T = TypeVar("T")
 
 #: What `has` compares: the rules of each chain of ours, and how often its hook leads there.
 Seen = Mapping[str, tuple[list[str], int]]
 
 _IPTABLES = {4: "iptables", 6: "ip6tables"}
-_CHAIN = re.compile(r"\tchain (\S+) \{")
-_COMMENT = re.compile(r' comment "([^"]*)"')
-_HOOK = re.compile("type .* hook ")
 _TABLES = ("mangle", "nat", "filter")
+
+# linux/netlink.h, netfilter.h, netfilter/nfnetlink.h, netfilter/nf_tables.h; libnftnl's udata.h
+_NETFILTER, _INET, _NFTABLES = 12, 1, 10
+_NETFILTER_HEAD = struct.Struct("!BBH")  # family, version, resource
+_GET_CHAIN, _CHAIN_TABLE, _CHAIN_NAME = 4, 1, 3
+_GET_RULE, _RULE_TABLE, _RULE_CHAIN, _RULE_NOTES = 7, 1, 2, 7
+_COMMENT = b"\0"
 
 
 def is_set(firewall: Firewall, rules: RouterRules) -> bool:
@@ -50,26 +58,35 @@ def remove_rules(firewall: Firewall) -> None:
 # --- nftables ---------------------------------------------------------------------------
 
 
-def _nftables_now() -> dict[str, list[str]] | None:
-    """Chain -> comment of each rule, or its text if it has none; None without our table."""
-    listed = _output("nft", "-s", "list", "ruleset", "inet")
-    found: dict[str, list[str]] = {}
-    inside, chain = False, None
-    for line in listed.splitlines():
-        if line.startswith("table "):
-            inside = line == f"table inet {TABLE} {{"
-            if inside:
-                found[""] = []
-        elif not inside:
-            continue
-        elif match := _CHAIN.fullmatch(line):
-            chain = found.setdefault(match[1], [])
-        elif line.strip() == "}":
-            chain = None
-        elif chain is not None and not _HOOK.match(line.strip()):
-            comment = _COMMENT.search(line)
-            chain.append(comment[1] if comment else line.strip())
-    return {name: rules for name, rules in found.items() if name} if found else None
+def _nftables_now() -> dict[str, list[str]]:
+    """Chain -> comment of each rule of our table; that of a rule without one is empty."""
+    chains = _nftables_dump(_GET_CHAIN, _of_chain)
+    found: dict[str, list[str]] = {name: [] for table, name in chains if table == TABLE}
+    for table, chain, comment in _nftables_dump(_GET_RULE, _of_rule) if found else ():
+        if table == TABLE:
+            found.setdefault(chain, []).append(comment)
+    return found
+
+
+def _nftables_dump(kind: int, parse: Callable[[bytes], T]) -> list[T]:
+    return dump(_NETFILTER, _NFTABLES << 8 | kind, _NETFILTER_HEAD.pack(_INET, 0, 0), parse)
+
+
+def _of_chain(body: bytes) -> tuple[str, str]:
+    found = attributes(body, _NETFILTER_HEAD.size)
+    return _word(found[_CHAIN_TABLE]), _word(found[_CHAIN_NAME])
+
+
+def _of_rule(body: bytes) -> tuple[str, str, str]:
+    found = attributes(body, _NETFILTER_HEAD.size)
+    noted = found.get(_RULE_NOTES, b"")
+    is_comment = noted[:1] == _COMMENT  # one byte of type, one of length
+    comment = noted[2 : 2 + noted[1]] if is_comment else b""
+    return _word(found[_RULE_TABLE]), _word(found[_RULE_CHAIN]), _word(comment)
+
+
+def _word(value: bytes) -> str:
+    return value.rstrip(b"\0").decode(errors="replace")
 
 
 # --- iptables ---------------------------------------------------------------------------
@@ -77,7 +94,7 @@ def _nftables_now() -> dict[str, list[str]] | None:
 
 def _versions() -> tuple[int, ...]:
     """A kernel without IPv6 has no ip6tables."""
-    return (4, 6) if kernel.sysctl("ipv6/conf/all/disable_ipv6") is not None else (4,)
+    return (4, 6) if sysctl("ipv6/conf/all/disable_ipv6") is not None else (4,)
 
 
 def _iptables_wanted(rules: RouterRules, version: int) -> dict[str, tuple[list[str], int]]:

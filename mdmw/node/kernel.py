@@ -1,4 +1,4 @@
-"""Namespaces, devices, addresses and routes of the kernel, by pyroute2; nobody else imports it.
+"""Changes to namespaces, devices, addresses and routes, by pyroute2; nobody else imports it.
 
 Everything raises OSError.
 """
@@ -6,11 +6,8 @@ Everything raises OSError.
 import contextlib
 import errno
 import socket
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 from pyroute2 import netns
 from pyroute2.iproute.linux import IPRoute
@@ -18,61 +15,13 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from mdmw.node.namespaces import RUN_NETNS
 from mdmw.node.plan import Wire
+from mdmw.node.present import SYSCTLS, inside, is_whole
 
-T = TypeVar("T")
-
-_SYSCTLS = Path("/proc/sys/net")
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
-_MAIN_TABLE = 254
-_UP = 0x1  # linux/if.h
-_TENTATIVE, _DAD_FAILED = 0x40, 0x08  # linux/if_addr.h
 _ONLINK = 0x4  # linux/rtnetlink.h
 _GONE = (errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL)
 
-State = Literal["ready", "tentative", "duplicate"]
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """An address with prefix length; `state` is how duplicate address detection went."""
-
-    text: str
-    state: State = "ready"
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """A device; `addresses` are in the kernel's order, `bridge` is the name of the one it is a port of."""
-
-    name: str
-    mac: str = ""
-    mtu: int = 1500
-    up: bool = True
-    bridge: str | None = None
-    addresses: tuple[Address, ...] = ()
-
-
-def inside(namespace: str, work: Callable[[], T]) -> T:
-    """What `work` returns in a thread of its own within a named namespace; raises what it raises."""
-
-    def enter_and_work() -> T:
-        netns.setns(str(RUN_NETNS / namespace), flags=0)
-        return work()
-
-    with ThreadPoolExecutor(1) as thread:  # setns is per thread
-        return thread.submit(enter_and_work).result()
-
-
 # --- namespaces -------------------------------------------------------------------------
-
-
-def is_whole(namespace: str) -> bool:
-    """Whether the name leads to a namespace; it does not after a crash at the wrong moment."""
-    path = RUN_NETNS / namespace
-    try:
-        return path.stat().st_dev == Path("/proc/self/ns/net").stat().st_dev
-    except OSError:
-        return False
 
 
 def make_namespace(namespace: str) -> None:
@@ -90,64 +39,6 @@ def remove_namespace(namespace: str) -> None:
     """It lives on, without a name, as long as a process or a socket is in it."""
     with contextlib.suppress(FileNotFoundError):
         netns.remove(namespace)
-
-
-# --- what is there ----------------------------------------------------------------------
-
-
-def devices() -> dict[str, Device]:
-    """All of this thread's namespace, by name."""
-    with _netlink() as ip:
-        links = list(ip.get_links())
-        addresses = list(ip.get_addr())
-    names = {link["index"]: link.get("ifname") for link in links}
-    found: dict[int, list[Address]] = {}
-    for message in addresses:
-        address = Address(f"{_local(message)}/{message['prefixlen']}", _state(message))
-        found.setdefault(message["index"], []).append(address)
-    return {
-        link.get("ifname"): Device(
-            name=link.get("ifname"),
-            mac=link.get("address") or "",
-            mtu=link.get("mtu"),
-            up=bool(link["flags"] & _UP),
-            bridge=names.get(link.get("master")),
-            addresses=tuple(found.get(link["index"], ())),
-        )
-        for link in links
-    }
-
-
-def default_routes() -> frozenset[tuple[str, str]]:
-    """(device, gateway) of the main table; those that a router announced do not count."""
-    with _netlink() as ip:
-        names = {link["index"]: link.get("ifname") for link in ip.get_links()}
-        return frozenset(
-            (names[route.get("oif")], route.get("gateway"))
-            for family in _FAMILIES.values()
-            for route in ip.get_routes(family=family, table=_MAIN_TABLE, dst_len=0)
-            if route.get("gateway") and route.get("oif") in names
-        )
-
-
-def sysctl(name: str) -> str | None:
-    """A value below /proc/sys/net, of this thread's namespace; None if there is no such thing."""
-    try:
-        return (_SYSCTLS / name).read_text().strip()
-    except FileNotFoundError:
-        return None
-
-
-def _local(message: Any) -> str:
-    text: str = message.get("local") or message.get("address")
-    return text
-
-
-def _state(message: Any) -> State:
-    flags = message.get("flags") or 0
-    if flags & _DAD_FAILED:
-        return "duplicate"
-    return "tentative" if flags & _TENTATIVE else "ready"
 
 
 # --- changes ----------------------------------------------------------------------------
@@ -210,7 +101,7 @@ def remove_default_route(device: str, gateway: str) -> None:
 def set_sysctl(name: str, value: str) -> bool:
     """A value below /proc/sys/net, of this thread's namespace; False if there is no such thing."""
     try:
-        with (_SYSCTLS / name).open("r+") as file:  # "w" would make it
+        with (SYSCTLS / name).open("r+") as file:  # "w" would make it
             file.write(value)
     except FileNotFoundError:
         return False

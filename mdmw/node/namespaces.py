@@ -105,6 +105,15 @@ def names() -> frozenset[str]:
         return frozenset()
 
 
+def enter(name: str) -> None:
+    """This thread moves to a named namespace, for good; raises OSError."""
+    descriptor = open_namespace(name)
+    try:
+        _enter(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def named_inode(name: str) -> int | None:
     """The same of a named namespace; None when there is none of that name."""
     try:

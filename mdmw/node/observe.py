@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mdmw.node import firewall, kernel
+from mdmw.node import firewall, present
 from mdmw.node.actions import Ours
-from mdmw.node.kernel import Device
+from mdmw.node.present import Device
 from mdmw.node.wanted import NONLOCAL_BIND, Places, Wanted
 
 _PID_DIGITS = 10
@@ -45,8 +45,8 @@ class _Within:
 
 def observe(wanted: Wanted, places: Places, host: Mapping[str, Device]) -> Observed:
     """As far as it matters for what is wanted; raises OSError and `CommandError`."""
-    exists = kernel.is_whole(wanted.namespace)
-    within = kernel.inside(wanted.namespace, lambda: _within(wanted, places)) if exists else _Within()
+    exists = present.is_whole(wanted.namespace)
+    within = present.inside(wanted.namespace, lambda: _within(wanted, places)) if exists else _Within()
     dnsmasq = wanted.dnsmasq or wanted.neutron_options
     directory = dnsmasq.directory if dnsmasq else places.state / wanted.namespace
     return Observed(
@@ -64,9 +64,9 @@ def observe(wanted: Wanted, places: Places, host: Mapping[str, Device]) -> Obser
 
 def _within(wanted: Wanted, places: Places) -> _Within:
     return _Within(
-        devices=kernel.devices(),
-        routes=kernel.default_routes() if wanted.wires else frozenset(),
-        sysctls={name: kernel.sysctl(name) for name in wanted.sysctls},
+        devices=present.devices(),
+        routes=present.default_routes() if wanted.wires else frozenset(),
+        sysctls={name: present.sysctl(name) for name in wanted.sysctls},
         rules_set=wanted.rules is None or firewall.is_set(places.firewall, wanted.rules),
     )
 
@@ -74,7 +74,7 @@ def _within(wanted: Wanted, places: Places) -> _Within:
 def _with_fallback(sysctls: Mapping[str, str | None]) -> Mapping[str, str | None]:
     """P-3: the host's value counts where a namespace has none of its own."""
     if NONLOCAL_BIND in sysctls and sysctls[NONLOCAL_BIND] is None:
-        return {**sysctls, NONLOCAL_BIND: kernel.sysctl(NONLOCAL_BIND)}
+        return {**sysctls, NONLOCAL_BIND: present.sysctl(NONLOCAL_BIND)}
     return sysctls
 
 

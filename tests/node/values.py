@@ -1,8 +1,8 @@
 """Values that several tests of the node begin with."""
 
-from mdmw.node.kernel import Address, Device
 from mdmw.node.observe import Observed
 from mdmw.node.plan import Options, plan
+from mdmw.node.present import Address, Device
 from mdmw.node.view import Bridge, Router, Subnet, View
 from mdmw.node.wanted import Places, wanted
 from mdmw.resolvers.matching import Port

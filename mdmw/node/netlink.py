@@ -1,0 +1,67 @@
+"""Questions to the kernel over netlink (RFC 3549) about all that there is of one kind.
+
+pyroute2, by which changes are made, makes objects of every attribute of every device: 12 s
+and 50 MiB for a thousand namespaces, and 25 MiB to begin with. Here a caller takes what it needs.
+"""
+
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
+_ATTRIBUTE = struct.Struct("=HH")  # length, type
+_NUMBER = struct.Struct("=i")
+_REQUEST, _DUMP, _INTERRUPTED = 0x1, 0x300, 0x10  # linux/netlink.h
+_ERROR, _DONE = 2, 3
+_TYPE = 0x3FFF  # the rest are flags
+_LARGEST = 64 * 1024  # bytes of a datagram; the kernel makes them of 32 KiB
+_TRIES = 100
+
+
+def dump(protocol: int, kind: int, body: bytes, parse: Callable[[bytes], T]) -> list[T]:
+    """What `parse` makes of each answer's body, in the namespace of this thread; raises OSError."""
+    for _ in range(_TRIES):
+        found = _dump(protocol, kind, body, parse)
+        if found is not None:
+            return found
+    raise BlockingIOError("the kernel is asked again and again, and each time something changes meanwhile")
+
+
+def attributes(body: bytes, start: int) -> dict[int, bytes]:
+    """Type -> value of what begins at `start`."""
+    found = {}
+    while start + _ATTRIBUTE.size <= len(body):
+        length, kind = _ATTRIBUTE.unpack_from(body, start)
+        found[kind & _TYPE] = body[start + _ATTRIBUTE.size : start + length]
+        start += max(_aligned(length), _ATTRIBUTE.size)
+    return found
+
+
+def _dump(protocol: int, kind: int, body: bytes, parse: Callable[[bytes], T]) -> list[T] | None:
+    """None when something has changed meanwhile."""
+    found: list[T] = []
+    is_whole = True
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as sock:
+        sock.send(_HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | _DUMP, 1, 0) + body)
+        while True:
+            data = sock.recv(_LARGEST)
+            start = 0
+            while start < len(data):
+                length, what, flags, _, _ = _HEADER.unpack_from(data, start)
+                answer = data[start + _HEADER.size : start + length]
+                is_whole = is_whole and not flags & _INTERRUPTED
+                if what in (_ERROR, _DONE):
+                    (code,) = _NUMBER.unpack_from(answer)
+                    if code:
+                        raise OSError(-code, os.strerror(-code))
+                    return found if is_whole else None
+                found.append(parse(answer))
+                start += _aligned(length)
+
+
+def _aligned(length: int) -> int:
+    return (length + 3) & ~3
