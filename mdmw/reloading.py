@@ -1,9 +1,10 @@
-"""A file that is read again, as one whole, when it changes."""
+"""What is read again, as one whole, when it changes: a file, or something else."""
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -15,21 +16,24 @@ T = TypeVar("T")
 _Stamp = tuple[int, int, int]
 
 
-class ReloadingFile(Generic[T]):
-    """`parse(path)` of a file; `value()` parses again when the file has changed.
+class Reloading(Generic[T]):
+    """What `read()` says; `value()` reads again when `look()` says something else than before.
 
-    The first load raises `ConfigError`. A later file that does not parse is
-    logged once, and the last good value stays. `interval` is seconds between
-    looks at the file, so that a request costs no system call.
+    The first reading raises `ConfigError`. A later one that does is logged once, and the last
+    good value stays. `interval` is seconds between looks, so that a request costs no system
+    call; `name` is for the log.
     """
 
-    def __init__(self, path: str, parse: Callable[[Path], T], interval: float = 1.0) -> None:
-        self._path = Path(path)
-        self._parse = parse
+    def __init__(
+        self, name: str, look: Callable[[], Hashable], read: Callable[[], T], interval: float = 1.0
+    ) -> None:
+        self._name = name
+        self._look = look
+        self._read = read
         self._interval = interval
         self._lock = threading.Lock()
-        self._stamp = self._look()
-        self._value = parse(self._path)
+        self._stamp = look()
+        self._value = read()
         self._next_look = time.monotonic() + interval
 
     def value(self) -> T:
@@ -48,15 +52,23 @@ class ReloadingFile(Generic[T]):
             return
         self._stamp = stamp
         try:
-            self._value = self._parse(self._path)
+            self._value = self._read()
         except ConfigError as error:
             LOG.error("keeping the last good content: %s", error)  # noqa: TRY400 - the line says it all
         else:
-            LOG.info("%s: read again", self._path)
+            LOG.info("%s: read again", self._name)
 
-    def _look(self) -> _Stamp | None:
-        try:
-            stat = self._path.stat()
-        except OSError:
-            return None
-        return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+class ReloadingFile(Reloading[T]):
+    """`parse(path)` of a file; a file that is moved over it, or is of another time or size, has changed."""
+
+    def __init__(self, path: str, parse: Callable[[Path], T], interval: float = 1.0) -> None:
+        super().__init__(path, partial(_stamp, Path(path)), partial(parse, Path(path)), interval)
+
+
+def _stamp(path: Path) -> _Stamp | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino

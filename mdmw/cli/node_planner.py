@@ -13,7 +13,6 @@ import select
 import socket
 import sys
 import time
-from pathlib import Path
 
 from mdmw.cli.node_source import add_source, given
 from mdmw.errors import ConfigError, MdmwError
@@ -72,11 +71,11 @@ class _Planning:
     def run(self, every: float) -> None:
         """Look, say what must be there, and wait until there may be something new."""
         while True:
-            stamp = _stamp(self._node.watched)
+            seen = self._node.look()
             self._say()
             gc.collect()  # what was read is a large part of this process
             until = time.monotonic() + (every if self._node.is_polled else _FILE_EVERY)
-            while time.monotonic() < until and _stamp(self._node.watched) == stamp:
+            while time.monotonic() < until and self._node.look() == seen:
                 if select.select([self._channel.sock], [], [], _GLANCE)[0]:
                     self._channel.receive()
 
@@ -105,14 +104,6 @@ def _sealed(text: bytes) -> int:
         stream.write(text)
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
     return descriptor
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_ctime_ns, stat.st_ino
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
 """The options of a network node: those of Neutron's dhcp_agent.ini and l3_agent.ini, and a few of ours."""
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 from oslo_config import cfg
 
 from mdmw import options
+from mdmw.inventory_database import Reader
 from mdmw.inventory_file import load as load_inventory
 from mdmw.node import file_view, namespaces
 from mdmw.node.actions import FIREWALLS
@@ -29,7 +31,7 @@ _PLAN = [
         "enable_isolated_metadata",
         deprecated_name="enable_isolated_metadata_proxy",
         help="Networks without a router at their gateway are served by their DHCP port. "
-        "Default: false with Neutron, true with a file.",
+        "Default: true without Neutron, else false.",
     ),
     cfg.BoolOpt("enable_metadata_network", default=False, help="Serve routers by metadata access networks."),
     cfg.BoolOpt("enable_metadata_proxy", default=True, help="Routers serve the networks behind them."),
@@ -57,6 +59,7 @@ OPTIONS = [
     cfg.StrOpt("ha_confs_path", help="The L3 agent's files of HA routers; default: $state_path/ha_confs."),
     cfg.StrOpt("dhcp_confs", help="The DHCP agent's files of networks; default: $state_path/dhcp."),
     cfg.StrOpt("inventory", help="The file that says what there is, instead of Neutron."),
+    cfg.StrOpt("inventory_db", help="The database that says what there is, in place of the file."),
     cfg.StrOpt("node_state_path", default=str(Places().state), help="Where mdmw keeps what it made."),
     cfg.StrOpt("firewall", default=FIREWALLS[0], choices=FIREWALLS, help="By which rules are made."),
 ]
@@ -67,14 +70,15 @@ class Node:
     """What the options say: how to plan, where to apply, and `view`, which reads what there is.
 
     `view` raises `Unavailable` when Neutron cannot be asked, and `ConfigError` for a file with a mistake.
-    When `watched` has changed there is probably something new to read; `is_polled` says that there may be
-    at any time.
+    When `look` says something else there is probably something new to read at `watched`; `is_polled` says
+    that there may be at any time.
     """
 
     options: Options
     places: Places
     watched: Path
     is_polled: bool
+    look: Callable[[], Hashable]
     view: Callable[[], View]
 
 
@@ -85,12 +89,25 @@ def load(given: Mapping[str, str]) -> Node:
     dhcp_confs = Path(settings.dhcp_confs) if settings.dhcp_confs else state_path / "dhcp"
     places = Places(
         state=Path(settings.node_state_path),
-        neutron_dhcp=None if settings.inventory else dhcp_confs,
+        neutron_dhcp=None if _is_alone(settings) else dhcp_confs,
         firewall=settings.firewall,
     )
+    plan_options = _options(settings)
+    if settings.inventory and settings.inventory_db:
+        raise options.refuse(settings, "inventory_db", "inventory is given too; one of them is allowed")
+    if settings.inventory_db:
+        path = Path(settings.inventory_db)
+        return Node(plan_options, places, path, False, Reader(path).look, _of_database(path))
     if settings.inventory:
-        return Node(_options(settings), places, Path(settings.inventory), False, _of_file(settings))
-    return Node(_options(settings), places, namespaces.RUN_NETNS, True, _of_neutron(settings))
+        path = Path(settings.inventory)
+        return Node(plan_options, places, path, False, partial(_stamp, path), _of_file(path))
+    path = namespaces.RUN_NETNS
+    return Node(plan_options, places, path, True, partial(_stamp, path), _of_neutron(settings))
+
+
+def _is_alone(settings: SimpleNamespace) -> bool:
+    """There is no Neutron."""
+    return bool(settings.inventory or settings.inventory_db)
 
 
 def _options(settings: SimpleNamespace) -> Options:
@@ -100,7 +117,7 @@ def _options(settings: SimpleNamespace) -> Options:
         raise options.refuse(settings, "metadata_access_mark", "a number from 1 to 0xffff is allowed")
     return Options(
         force_metadata=settings.force_metadata,
-        enable_isolated_metadata=bool(settings.inventory) if isolated is None else isolated,
+        enable_isolated_metadata=_is_alone(settings) if isolated is None else isolated,
         enable_metadata_network=settings.enable_metadata_network,
         enable_metadata_proxy=settings.enable_metadata_proxy,
         metadata_port=settings.metadata_port,
@@ -113,9 +130,21 @@ def _options(settings: SimpleNamespace) -> Options:
     )
 
 
-def _of_file(settings: SimpleNamespace) -> Callable[[], View]:
-    path = Path(settings.inventory)
+def _of_file(path: Path) -> Callable[[], View]:
     return lambda: file_view.view(load_inventory(path), path)
+
+
+def _of_database(path: Path) -> Callable[[], View]:
+    # A reader that stays would keep the whole inventory in memory.
+    return lambda: file_view.view(Reader(path).read(), path)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ctime_ns, stat.st_ino
 
 
 def _of_neutron(settings: SimpleNamespace) -> Callable[[], View]:

@@ -1,38 +1,29 @@
-"""The resolver that needs no OpenStack: it knows the instances from an inventory file."""
+"""The resolver that needs no OpenStack: it knows the instances from an inventory."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
 from oslo_config import cfg
 
+from mdmw import inventory_source
 from mdmw.errors import NotIdentified
 from mdmw.inventory import Guest, Inventory
 from mdmw.inventory import Port as InventoryPort
-from mdmw.inventory_file import load
 from mdmw.records import Instance, Scope, Source
-from mdmw.reloading import ReloadingFile
 from mdmw.resolvers.matching import Port, choose, wanted_mac
 
 
 class InventoryResolver:
-    """Looks a source up in tables that are made once for each version of the file."""
+    """Looks a source up in tables that are made once for each version of the inventory."""
 
     contract_version = 1
     cheap = True
-    options: ClassVar[list[cfg.Opt]] = [
-        cfg.StrOpt(
-            "inventory_file",
-            required=True,
-            help="YAML file with networks, routers and instances. Read again when it changes; "
-            "a version with a mistake is logged, and the last good one stays in use.",
-        ),
-    ]
+    options: ClassVar[list[cfg.Opt]] = inventory_source.OPTIONS
 
     def __init__(self, settings: SimpleNamespace) -> None:
-        self._tables = ReloadingFile(settings.inventory_file, _read)
+        self._tables = inventory_source.reloading(settings, _Tables)
 
     def resolve(self, source: Source, *, fresh: bool = False) -> Instance:  # noqa: ARG002 - nothing is cached
         """The one instance behind `source` (spec 2.1)."""
@@ -79,10 +70,6 @@ class _Tables:
         if reach is None:
             raise NotIdentified(f"{scope} is not in the inventory")
         return reach
-
-
-def _read(path: Path) -> _Tables:
-    return _Tables(load(path))
 
 
 def _ports(inventory: Inventory) -> Iterable[Port]:

@@ -16,15 +16,15 @@ from types import SimpleNamespace
 
 from oslo_config import cfg
 
+from mdmw import inventory_source
 from mdmw.boundary.base import App, Terminal
 from mdmw.boundary.body import read_body
 from mdmw.errors import BadRequest, BodyTooLarge, Conflict, MethodNotAllowed, NotFound, PipelineError
-from mdmw.inventory import Guest
-from mdmw.inventory_file import load as load_inventory
+from mdmw.inventory import Guest, Inventory
 from mdmw.inventory_format import MAX_PASSWORD
 from mdmw.options import load, refuse
 from mdmw.records import INSTANCE, SOURCE, Environ, Instance, Source
-from mdmw.reloading import ReloadingFile
+from mdmw.reloading import Reloading
 from mdmw.responder import ec2_tree, openstack_tree, paths
 from mdmw.responder.library import Library
 from mdmw.responder.pages import JSON, TEXT, Page, lines
@@ -39,12 +39,7 @@ LOG = logging.getLogger(__name__)
 IMDSV2_SECRET = "imdsv2_secret"  # noqa: S105 - the name of an option
 
 OPTIONS = [
-    cfg.StrOpt(
-        "inventory_file",
-        required=True,
-        help="YAML file with networks, routers and instances. Read again when it changes; "
-        "a version with a mistake is logged, and the last good one stays in use.",
-    ),
+    *inventory_source.OPTIONS,
     cfg.StrOpt(
         "password_db",
         help="SQLite file for the passwords that guests set. Made when first used, with its folder; several "
@@ -96,7 +91,7 @@ class Responder(Terminal):
 
     def __init__(
         self,
-        library: ReloadingFile[Library],
+        library: Reloading[Library],
         passwords: PasswordStore,
         tokens: Tokens | None = None,
         today: Callable[[], date] = lambda: datetime.now(UTC).date(),
@@ -217,11 +212,11 @@ def app_factory(global_conf: Mapping[str, str], **local_conf: str) -> Responder:
     """Paste entry point; raises `ConfigError`."""
     settings = load("responder", OPTIONS, global_conf, local_conf)
 
-    def read(path: Path) -> Library:
-        return Library(load_inventory(path), settings.dhcp_domain.strip("."), _content_type(settings))
+    def library(inventory: Inventory) -> Library:
+        return Library(inventory, settings.dhcp_domain.strip("."), _content_type(settings))
 
     return Responder(
-        ReloadingFile(settings.inventory_file, read),
+        inventory_source.reloading(settings, library),
         PasswordStore(_password_db(settings)),
         _tokens(settings),
     )

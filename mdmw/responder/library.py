@@ -11,7 +11,7 @@ _KEPT = 4096  # trees; about 10 KiB each
 
 
 class Library:
-    """Belongs to one version of the inventory file, so that what it keeps is never stale."""
+    """Belongs to one version of the inventory, so that what it keeps is never stale."""
 
     def __init__(self, inventory: Inventory, dhcp_domain: str, network_data_type: str) -> None:
         self._guests = {guest.id: guest for guest in inventory.instances}

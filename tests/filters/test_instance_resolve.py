@@ -65,7 +65,7 @@ def test_without_a_source():
     [
         ({"resolver": "guess"}, ["'resolver'", "'guess'", "mdmw.resolvers"]),
         ({"resolver": ""}, ["inventory_file"]),
-        ({}, ["'inventory_file' is required"]),
+        ({}, ["'inventory_file'", "required"]),
         ({"inventory_file": "/no/inventory"}, ["/no/inventory"]),
         ({"inventory_file": "/x", "colour": "x"}, ["unknown option 'colour'", "inventory_file"]),
     ],

@@ -145,7 +145,7 @@ def test_the_options_of_all_members_join_the_section():
         ({"chain": ""}, ["'resolver'", "chain = ..."]),
         ({"chain": "chain, inventory"}, ["chain is none of them"]),
         ({"chain": "guess"}, ["no resolver 'guess'"]),
-        ({"chain": "inventory"}, ["'inventory_file' is required"]),
+        ({"chain": "inventory"}, ["'inventory_file'", "required"]),
         ({"chain": "inventory", "inventory_file": "/x", "colour": "x"}, ["unknown option 'colour'"]),
     ],
 )
