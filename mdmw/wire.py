@@ -141,7 +141,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # WSGI gives text of which each character is a byte; what is not cannot be sent on.
 _BAD_VALUE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 _BAD_TARGET = re.compile(r"[^\x21-\x5b\x5d-\x7e\x80-\xff]")
-_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
+ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _REQUEST_ID = re.compile(r"req-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PROTOCOL = re.compile(r"HTTP/[0-9](\.[0-9])?")
@@ -199,7 +199,7 @@ def request_target(environ: Environ) -> str:
         raise BadRequest("control character, space or backslash in the request target")
     if target.startswith("/"):
         return target
-    absolute = _ABSOLUTE.match(target)
+    absolute = ABSOLUTE.match(target)
     if not absolute:
         raise BadRequest("the request target is neither in origin nor in absolute form")
     target = target[absolute.end() :]
@@ -215,9 +215,10 @@ def _quoted_again(environ: Environ) -> str:
         raise BadRequest("the request path has characters that are not bytes") from None
 
 
-def strip(environ: Environ) -> None:
+def strip(environ: Environ) -> int:
     """Delete every header by which a guest could claim an identity, and hop-by-hop ones (W-1, W-2).
 
+    Returns how many of the former there were.
     Names listed in `Connection` go too, but never a name that carries the
     request itself, so that listing `Host` or a length changes nothing.
     """
@@ -227,8 +228,14 @@ def strip(environ: Environ) -> None:
             key = environ_key(name.strip())
             if key not in ("HTTP_HOST", "HTTP_TRANSFER_ENCODING", "HTTP_CONNECTION"):
                 environ.pop(key, None)
-    for key in [key for key in environ if _STRIPPED.match(key)]:
+    found = [key for key in environ if _STRIPPED.match(key)]
+    for key in found:
         del environ[key]
+    return (
+        sum(key not in _HOP_BY_HOP_KEYS and not key.startswith("HTTP_PROXY_") for key in found)
+        if found
+        else 0
+    )
 
 
 # --- the hop between proxy and agent ----------------------------------------------------

@@ -90,7 +90,7 @@ def app_factory(global_conf: Mapping[str, str], **local_conf: str) -> AgentForwa
     signer = relay_signer(settings)
     if signer is None and any(address.scheme != "unix" for address in addresses):
         raise refuse(settings, RELAY_SECRET, "a relay over TCP needs a shared key")
-    upstream = Upstream(addresses, limits_of(settings, "agent"))
+    upstream = Upstream(addresses, limits_of(settings, "agent"), name="agent")
     return AgentForward(upstream, signer, settings.legacy_headers, settings.max_body)
 
 

@@ -112,7 +112,7 @@ def _who(environ: Environ) -> str:
 def app_factory(global_conf: Mapping[str, str], **local_conf: str) -> NovaForward:
     """Paste entry point of the terminal form; raises `ConfigError`."""
     settings = load("nova-forward", OPTIONS, global_conf, local_conf)
-    upstream = Upstream(addresses_of(settings), limits_of(settings, "nova"), tls_of(settings))
+    upstream = Upstream(addresses_of(settings), limits_of(settings, "nova"), tls_of(settings), "nova")
     return NovaForward(upstream, settings.max_body)
 
 

@@ -25,6 +25,7 @@ from mdmw.boundary.hops import take_over
 from mdmw.errors import BadRequest, ConfigError, Contradiction, Unavailable
 from mdmw.filters.listener import LISTENER_MAC, LISTENER_SCOPE, listener_keys
 from mdmw.filters.neighbours import neighbour_mac
+from mdmw.observe.journal import FORGED, note
 from mdmw.options import load, refuse
 from mdmw.records import SOURCE, Environ, Scope, Source, is_uuid, normalise_address
 from mdmw.reloading import ReloadingFile
@@ -102,6 +103,7 @@ class SourceIdentify(Filter):
     def __init__(self, app: App, identify: Identify, max_target: int, max_headers: int) -> None:
         super().__init__(app)
         self._identify = identify
+        self._by_guest = not isinstance(identify, Relay)
         self._max_target = max_target
         self._max_headers = max_headers
 
@@ -111,7 +113,9 @@ class SourceIdentify(Filter):
             wire.check_request(environ, self._max_target, self._max_headers)
             source = self._identify(environ)
         finally:
-            wire.strip(environ)
+            claims = wire.strip(environ)
+            if claims and self._by_guest:
+                note(FORGED, claims)
         environ[SOURCE] = source
 
 

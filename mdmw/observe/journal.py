@@ -22,8 +22,9 @@ FAILOVER = "failover"  # an address of an upstream that could not be connected t
 RETRIED = "retried"  # a kept connection was dead, and the request was sent again
 SECOND_PROOF = "second_proof"  # Nova refused the first secret (S-3)
 RESOLVER_CALL = "resolver_call"  # the back end of a resolver was asked
+RESOLVER_FAILURE = "resolver_failure"  # and it had no answer
 FORGED = "forged"  # headers that claim an identity, removed
-NOTES = (CONNECTED, FAILOVER, RETRIED, SECOND_PROOF, RESOLVER_CALL, FORGED)
+NOTES = (CONNECTED, FAILOVER, RETRIED, SECOND_PROOF, RESOLVER_CALL, RESOLVER_FAILURE, FORGED)
 
 #: What the cache had for a source; "" where there is no cache.
 HIT, SNAPSHOT, MISS, STALE = "hit", "snapshot", "miss", "stale"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from mdmw.errors import NotIdentified, Unavailable
-from mdmw.observe.journal import RESOLVER_CALL, note
+from mdmw.observe.journal import RESOLVER_CALL, RESOLVER_FAILURE, note
 from mdmw.records import Instance, Scope, Source
 from mdmw.resolvers.contract import Prefetching, Resolver
 from mdmw.resolvers.snapshot import Snapshot
@@ -56,6 +56,7 @@ class BackEnd:
         except NotIdentified as error:
             return Absent(str(error))
         except Unavailable as error:
+            note(RESOLVER_FAILURE)
             now = self._clock()
             recent = {s: f for s, f in self._failures.copy().items() if now - f[0] < PAUSE}
             self._failures = recent | {scope: (now, Unavailable(str(error), error.retry_after))}

@@ -1,18 +1,14 @@
 """The directory that the processes of one agent share: one token, one cache, one state report."""
 
-import contextlib
-import fcntl
 import os
 import stat
-import time
 from pathlib import Path
 
+from mdmw import locking
 from mdmw.errors import ConfigError, Unavailable
 
 #: Environment variable, set by who starts the processes.
 GROUP_DIRECTORY = "MDMW_GROUP_DIR"
-
-_PAUSE = 0.01  # seconds between two looks at a lock that another process holds
 
 
 def group_directory(place: str) -> Path | None:
@@ -32,14 +28,8 @@ def group_directory(place: str) -> Path | None:
 
 
 def lock(descriptor: int, patience: float, why_not: str) -> None:
-    """Lock a file of the group; `Unavailable` when another process has it for `patience` seconds.
-
-    Never a blocking flock: it knows no limit, and under gevent it would stop every guest of this process.
-    """
-    deadline = time.monotonic() + patience
-    while True:
-        with contextlib.suppress(BlockingIOError):
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if time.monotonic() > deadline:
-            raise Unavailable(why_not)
-        time.sleep(_PAUSE)  # a file's lock tells nobody when it is free
+    """Lock a file of the group; `Unavailable` when another process has it for `patience` seconds."""
+    try:
+        locking.lock(descriptor, patience)
+    except TimeoutError:
+        raise Unavailable(why_not) from None

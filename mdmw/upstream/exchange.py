@@ -74,13 +74,22 @@ class _Stale(Unavailable):
 
 
 class Upstream:
-    """The addresses of one service, in order of preference. Thread-safe; connects on first use."""
+    """The addresses of one service, in order of preference. Thread-safe; connects on first use.
 
-    def __init__(self, addresses: list[Address], limits: Limits, tls: ssl.SSLContext | None = None) -> None:
+    `name` is what the service is called in the metrics.
+    """
+
+    def __init__(
+        self,
+        addresses: list[Address],
+        limits: Limits,
+        tls: ssl.SSLContext | None = None,
+        name: str = "other",
+    ) -> None:
         self._addresses = addresses
         self._limits = limits
         self._tls = tls
-        self._slots = Slots(limits.max_connections, limits.max_waiting)
+        self._slots = Slots(limits.max_connections, limits.max_waiting, name)
         self._idle: dict[Address, deque[Connection]] = {address: deque() for address in addresses}
         self._failed_at: dict[Address, float] = {}
         self._lock = threading.Lock()

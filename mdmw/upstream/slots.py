@@ -4,16 +4,33 @@ import threading
 from collections import deque
 
 from mdmw.errors import Overloaded
+from mdmw.observe import gauges
 
 
 class Slots:
-    """At most `size` holders; at most `max_waiting` wait, first come first served."""
+    """At most `size` holders; at most `max_waiting` wait, first come first served.
 
-    def __init__(self, size: int, max_waiting: int) -> None:
+    `upstream` is the name under which the gauges have them.
+    """
+
+    def __init__(self, size: int, max_waiting: int, upstream: str = "other") -> None:
+        self.size = size
+        self.upstream = upstream
         self._free = size
         self._max_waiting = max_waiting
         self._waiting: deque[threading.Lock] = deque()
         self._lock = threading.Lock()
+        gauges.watch(self)
+
+    @property
+    def in_use(self) -> int:
+        """Slots that are taken."""
+        return self.size - self._free
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for one."""
+        return len(self._waiting)
 
     def acquire(self, timeout: float) -> None:
         """Take a slot, waiting at most `timeout` seconds; `Overloaded` when there is none."""

@@ -98,7 +98,7 @@ class Transport(BaseAdapter):
         with self._lock:
             upstream = self._upstreams.get((address, verify, cert))
             if upstream is None:
-                upstream = Upstream([address], self._limits, _tls(address, verify, cert))
+                upstream = Upstream([address], self._limits, _tls(address, verify, cert), "neutron")
                 self._upstreams[address, verify, cert] = upstream
             return upstream
 

@@ -1,0 +1,160 @@
+"""A directory of numbers in the files of prometheus_client's multi-process mode, some for each process.
+
+Written without its global state: nothing depends on an environment variable at the first import, and
+a batch of requests costs one addition for each series. A process holds the lock of its `ID.live` as
+long as it lives, so that a process id used again deceives nobody. What those that are gone have
+counted is added up in files of its own; their gauges are dropped. Whoever adds, removes or reads
+files has the lock of the directory.
+"""
+
+import logging
+import os
+import secrets
+import struct
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from oslo_config import cfg
+from prometheus_client.metrics_core import Metric
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.utils import floatToGoString
+
+from mdmw.locking import lock, try_lock
+from mdmw.observe.gauges import Name
+from mdmw.observe.series import BUCKETS, Series
+
+LOG = logging.getLogger(__name__)
+
+METRICS_DIR = cfg.StrOpt(
+    "metrics_dir",
+    default="/run/mdmw/metrics",
+    help="Directory in which processes leave what they count; the same for metrics and exposition, whose "
+    "processes have the same user. Made with mode 0700 if it is not there. A process that cannot write "
+    "there says so in the log, and serves without.",
+)
+
+_PATIENCE = 2.0  # seconds; there is never much to do with the lock
+_LIVE = ".live"
+_GONE = "gone"
+_ONLY_OWNER = 0o700
+_ADDED_UP = ("counter", "histogram")
+_BOUNDS = [*map(floatToGoString, BUCKETS), "+Inf"]
+
+
+class ProcessFiles:
+    """The files of this process in `directory`, which is made; raises OSError.
+
+    One thread may count, and another one set gauges.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(_ONLY_OWNER, parents=True, exist_ok=True)
+        with _locked(directory):
+            _add_up_the_gone(directory)
+            name = f"{os.getpid()}-{secrets.token_hex(4)}"
+            self._live = (directory / f"{name}{_LIVE}").open("ab")
+            try_lock(self._live.fileno())
+            self._files = {
+                kind: MmapedDict(str(directory / f"{kind}_{name}.db"))
+                for kind in (*_ADDED_UP, "gauge_livesum", "gauge_livemin")
+            }
+
+    def add(self, series: Series, labels: tuple[str, ...], amount: float) -> None:
+        """Count."""
+        self._add(series.kind, _key(series, series.name, labels), amount)
+
+    def observe(self, series: Series, labels: tuple[str, ...], values: list[float]) -> None:
+        """Count values in buckets. Sorts `values`."""
+        values.sort()
+        below = 0
+        for bound, text in zip((*BUCKETS, float("inf")), _BOUNDS, strict=True):
+            up_to = bisect_right(values, bound, below)
+            self._add("histogram", _key(series, f"{series.name}_bucket", labels, text), up_to - below)
+            below = up_to
+        self._add("histogram", _key(series, f"{series.name}_sum", labels), sum(values))
+
+    def set(self, numbers: Mapping[Name, float]) -> None:
+        """Gauges as they are now."""
+        for (series, labels), value in numbers.items():
+            file = self._files[f"gauge_{series.of_processes}"]
+            file.write_value(_key(series, series.name, labels), value, 0.0)
+
+    def close(self) -> None:
+        """Let go, as when the process ends."""
+        for file in self._files.values():
+            file.close()
+        self._live.close()
+
+    def _add(self, kind: str, key: str, amount: float) -> None:
+        file = self._files[kind]
+        file.write_value(key, file.read_value(key)[0] + amount, 0.0)
+
+
+def collect(directory: Path) -> list[Metric]:
+    """What all processes have counted, and the gauges of those that live; raises OSError."""
+    if not directory.is_dir():
+        return []
+    with _locked(directory):
+        _add_up_the_gone(directory)
+        return list(MultiProcessCollector(None, str(directory)).collect())
+
+
+@cache
+def _key(series: Series, sample: str, labels: tuple[str, ...], bound: str | None = None) -> str:
+    family = series.name.removesuffix("_total") if series.kind == "counter" else series.name
+    names, values = series.labels, labels
+    if bound is not None:
+        names, values = (*names, "le"), (*values, bound)
+    return mmap_key(family, sample, list(names), list(values), series.help)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    with (directory / "lock").open("ab") as file:
+        lock(file.fileno(), _PATIENCE)
+        yield
+
+
+def _add_up_the_gone(directory: Path) -> None:
+    living = {path.stem for path in directory.glob(f"*{_LIVE}") if _is_held(path)}
+    files = [path for path in directory.glob("*.db") if path.stem.rpartition("_")[2] not in living]
+    if all(path.stem.endswith(f"_{_GONE}") for path in files):
+        return
+    for kind in _ADDED_UP:
+        _add_up([path for path in files if path.name.startswith(f"{kind}_")], directory, kind)
+    for path in files:
+        if path.name.startswith("gauge_"):
+            path.unlink()
+    for path in directory.glob(f"*{_LIVE}"):
+        if path.stem not in living:
+            path.unlink()
+
+
+def _is_held(live: Path) -> bool:
+    with live.open("rb") as file:
+        return not try_lock(file.fileno())
+
+
+def _add_up(paths: Sequence[Path], directory: Path, kind: str) -> None:
+    """Put what is in several files into one. If that is killed in the middle, counters begin anew."""
+    sums: defaultdict[str, float] = defaultdict(float)
+    for path in paths:
+        try:
+            for key, value, _, _ in MmapedDict.read_all_values_from_file(str(path)):
+                sums[key] += value
+        except (RuntimeError, ValueError, struct.error) as error:
+            LOG.warning("%s makes no sense and is removed: %s", path, error)
+    new = directory / f"{kind}.new"
+    new.unlink(missing_ok=True)
+    together = MmapedDict(str(new))
+    for key, value in sums.items():
+        together.write_value(key, value, 0.0)
+    together.close()
+    for path in paths:
+        path.unlink()
+    new.rename(directory / f"{kind}_{_GONE}.db")
