@@ -117,6 +117,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         directory=Path(arguments.run_dir),
         environ=os.environ,
         plan=_planner(arguments),
+        plan_source=f"file {arguments.file}" if arguments.file else "neutron",
         converge=start_converge,
         look_every=arguments.look_interval,
     )

@@ -28,6 +28,7 @@ from mdmw.node.messages import MOST_PLACES
 from mdmw.node.namespaces import Bind
 from mdmw.node.planner import Planner
 from mdmw.node.spawn import Identity
+from mdmw.node.status import PlanState, State, Status
 from mdmw.node.supervisor import Supervisor
 from mdmw.node.upkeep import Upkeep
 from mdmw.records import Scope
@@ -37,6 +38,7 @@ LOG = logging.getLogger(__name__)
 SOCKET = "node.sock"
 _SESSIONS = "node.sessions"
 _ATTACHED = "attached"
+_OF_WORKERS = ("processes", "metrics")  # where the filters introspect and metrics have their files
 _LOOK_EVERY = 2.0  # seconds between two looks at what is listened to
 _COUNT_WITHIN = 0.2
 _STOP_WITHIN = 40.0  # longer than workers wait for their guests
@@ -51,8 +53,8 @@ Place = tuple[str, Bind]
 class Settings:
     """`start` starts a preloader; `directory` is for sockets and state.
 
-    `plan` starts a planner, where there is one, and `converge` a process that applies what it planned,
-    every `look_every` seconds at least.
+    `plan` starts a planner, where there is one, for what `plan_source` names, and `converge` a process
+    that applies what it planned, every `look_every` seconds at least.
     """
 
     start: Start
@@ -61,6 +63,7 @@ class Settings:
     directory: Path
     environ: Mapping[str, str]
     plan: Start | None
+    plan_source: str
     converge: Start
     look_every: float
 
@@ -94,6 +97,7 @@ class Keeper:
             if settings.plan
             else None
         )
+        self._file = Status(self._loop, settings.directory, settings.identity.gid, self._began, self._state)
 
     def run(self) -> int:
         """Serve until a signal ends it, or a new keeper takes over; the exit status."""
@@ -106,6 +110,7 @@ class Keeper:
         else:
             self._renew()
         self._loop.after(_LOOK_EVERY, self._look)
+        self._file.tick()
         self._loop.run()
         return self._status
 
@@ -113,6 +118,8 @@ class Keeper:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         (self._settings.directory / _ATTACHED).mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in _OF_WORKERS:
+            _give(self._settings.directory / name, self._settings.identity)
         self._loop.on_signals(
             {
                 signal.SIGTERM: self._stop,
@@ -242,6 +249,20 @@ class Keeper:
             self._supervisor.keep(listener)
         else:
             self._supervisor.release(self._held.pop(key))
+
+    def _state(self) -> State | None:
+        if not self._has_the_say():
+            return None
+        if not self._planner:
+            return State(tuple(self._listeners), None)
+        upkeep = self._upkeep
+        refused = [
+            f"{bind} in {namespace}: cannot listen: {os.strerror(number or 0)}"
+            for (namespace, bind), number in self._refused.items()
+        ]
+        problems = (*upkeep.problems, *refused)
+        plan = PlanState(self._settings.plan_source, upkeep.planned, upkeep.applied, problems)
+        return State(tuple(self._listeners), plan)
 
     def _has_the_say(self) -> bool:
         """No other keeper does, or soon will."""
@@ -435,6 +456,17 @@ def _described(listener: Listener) -> dict[str, Any]:
         "owner": listener.owner,
         "since": listener.since,
     }
+
+
+def _give(path: Path, identity: Identity) -> None:
+    """Make a directory for the workers alone, who cannot make it themselves."""
+    try:
+        path.mkdir(mode=0o700)
+        os.chown(path, identity.uid, identity.gid, follow_symlinks=False)
+    except FileExistsError:
+        return
+    except OSError as error:
+        LOG.warning("%s: not for the workers: %s", path, error.strerror)
 
 
 def _reap() -> None:

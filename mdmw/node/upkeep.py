@@ -43,6 +43,7 @@ class Upkeep:
         may_act: Callable[[], bool],
     ) -> None:
         self.planned = 0.0  # when the newest plan was last known to be right, in seconds since 1970
+        self.applied = 0.0  # when all was last as planned
         self._loop = loop
         self._start = start
         self._look_every = look_every
@@ -159,6 +160,8 @@ class Upkeep:
             pause = self._lose_patience()
         else:
             pause = self._look_every if actions else max(self._look_every, _TIMES * took)
+        if not self._found:
+            self.applied = time.time()
         self._over(pause, self._found)
         if self._may_act():
             self._want(self._listeners)

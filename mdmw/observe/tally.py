@@ -89,7 +89,7 @@ class Tally:
 
     def recent(self, most: int, wanted: Callable[[Journal], bool]) -> list[dict[str, Any]]:
         """At most so many of the last requests that are `wanted`, the newest first."""
-        found = []
+        found: list[dict[str, Any]] = []
         for journal in reversed(self._recent.copy()):
             if len(found) >= most:
                 break
