@@ -9,6 +9,7 @@ from mdmw.node.plan import DhcpPlan, DhcpServer
 from mdmw.records import METADATA_ADDRESS
 
 _MOST_LEASES = 65536
+_IPV6_OPTION = ",option6:"
 _ROUTES = ("option:classless-static-route", "249")
 
 
@@ -45,8 +46,13 @@ class NeutronOptions:
 
 
 def dnsmasq(plan: DhcpPlan, server: DhcpServer, directory: Path) -> Dnsmasq:
-    """The dnsmasq of a network; nothing of it changes while the subnets stay the same."""
+    """The dnsmasq of a network; nothing of it changes while the subnets stay the same.
+
+    It announces IPv6 subnets, and no way out: of routers it knows nothing.
+    """
     hosts, options = directory / "hosts", directory / "opts"
+    ipv6 = [line for line in plan.options if _IPV6_OPTION in line]
+    has_ipv6 = any(":" in text.partition(",")[2] for text in server.ranges)
     argv = (
         "dnsmasq",
         "--conf-file=/dev/null",
@@ -61,9 +67,12 @@ def dnsmasq(plan: DhcpPlan, server: DhcpServer, directory: Path) -> Dnsmasq:
         f"--dhcp-leasefile={directory / 'leases'}",
         f"--dhcp-lease-max={_MOST_LEASES}",
         "--dhcp-authoritative",
+        *(("--enable-ra", f"--ra-param={plan.device},0,0") if has_ipv6 else ()),
+        *(f"--dhcp-option={line}" for line in ipv6),  # it reads no file where it only announces
         *(f"--dhcp-range={text}" for text in server.ranges),
     )
-    return Dnsmasq(directory, argv, ((hosts, _lines(server.hosts)), (options, _lines(plan.options))))
+    lines = [line for line in plan.options if line not in ipv6]
+    return Dnsmasq(directory, argv, ((hosts, _lines(server.hosts)), (options, _lines(lines))))
 
 
 def merged(current: str, lines: Sequence[str], *, restore: bool) -> str:

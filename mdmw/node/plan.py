@@ -17,6 +17,8 @@ _METADATA_NETWORK = ipaddress.IPv4Network("169.254.0.0/16")
 _METADATA_ROUTE = f"{METADATA_ADDRESS}/32"
 _ANYWHERE = "0.0.0.0/0"
 _OVN_OWNER, _OVN_DEVICE = "network:distributed", "ovnmeta-"
+#: What dnsmasq does on an IPv6 subnet: it announces all of them, and gives addresses where nothing is said.
+_RANGE_MODES = {"slaac": "ra-only", "dhcpv6-stateless": "ra-stateless"}
 _DEVICE_ID_LENGTH = 11  # of a port's id in the name of its device
 
 
@@ -252,11 +254,12 @@ class _Network:
         ranges = []
         for subnet in self._subnets:
             network = ipaddress.ip_network(subnet.cidr)
-            if not subnet.enable_dhcp or subnet.ipv6_address_mode == "slaac":
+            if not subnet.enable_dhcp:
                 continue
+            mode = _RANGE_MODES.get(subnet.ipv6_address_mode or "", "static")
             mask = network.netmask if network.version == 4 else network.prefixlen
             lease = f"{self._options.dhcp_lease_duration}s"
-            ranges.append(f"set:subnet-{subnet.id},{network.network_address},static,{mask},{lease}")
+            ranges.append(f"set:subnet-{subnet.id},{network.network_address},{mode},{mask},{lease}")
         return DhcpServer(tuple(ranges), tuple(self._hosts()))
 
     def _hosts(self) -> Iterable[str]:
@@ -280,7 +283,8 @@ class _Network:
             return
         tag = f"tag:subnet-{subnet.id}"
         if subnet.version == 6:
-            if subnet.dns_nameservers and subnet.ipv6_address_mode != "slaac":
+            # To be announced by ours; where that is Neutron's radvd, it is told by Neutron.
+            if subnet.dns_nameservers and (self._bridge or subnet.ipv6_address_mode != "slaac"):
                 servers = ",".join(f"[{server}]" for server in subnet.dns_nameservers)
                 yield f"{tag},option6:dns-server,{servers}"
             return

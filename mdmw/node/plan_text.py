@@ -24,6 +24,7 @@ _UUID = "[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 _MAC = "[0-9a-f]{2}(?::[0-9a-f]{2}){5}"
 _PORT_START = "[0-9a-fA-F-]{11}"
 _ADDRESS = "[0-9a-fA-F.:]{2,45}"
+_MODES = "(?:static|ra-only|ra-stateless)"
 
 
 def dumps(plan: Plan) -> str:
@@ -165,7 +166,7 @@ _SERVER = _record(
     DhcpServer,
     {
         "ranges": _list(
-            _text("a range", f"set:subnet-{_UUID},{_ADDRESS},static,[0-9.]{{1,15}},[0-9]{{1,10}}s")
+            _text("a range", f"set:subnet-{_UUID},{_ADDRESS},{_MODES},[0-9.]{{1,15}},[0-9]{{1,10}}s")
         ),
         "hosts": _list(_text("a host", rf"{_MAC},host-[0-9a-f-]{{2,45}},\[?{_ADDRESS}\]?")),
     },

@@ -153,8 +153,12 @@ class Host:
             pid_file = Path(f"{script}.{space}.pid")
             words = f"dhclient -1 -4 -sf {script} -pf {pid_file} -lf {script}.{space}.leases eth0"
             _end(pid_file)
-            self._stack.callback(_end, pid_file)
+            self.ends_with_it(pid_file)
         inside(space, *words.split())
+
+    def ends_with_it(self, pid_file: Path) -> None:
+        """The process that is named in a file."""
+        self._stack.callback(_end, pid_file)
 
 
 @contextlib.contextmanager

@@ -3,13 +3,15 @@
 import dataclasses
 import itertools
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mdmw.node.dnsmasq import dnsmasq
 from mdmw.node.plan import Listener, Options, device_name, is_isolated, plan, serves
-from mdmw.node.view import Router, Subnet, View
+from mdmw.node.view import Bridge, Router, Subnet, View
 from mdmw.records import Scope
 from mdmw.resolvers.matching import ROUTER_INTERFACE_OWNERS, Port
 
@@ -317,6 +319,27 @@ def test_4_5_ipv6_subnets_have_no_routes():
     assert only([slaac], [dhcp()], **ISOLATED).options == ()
 
 
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        *[("slaac", "ra-only"), ("dhcpv6-stateless", "ra-stateless"), ("dhcpv6-stateful", "static")],
+        (None, "static"),
+    ],
+)
+def test_ipv6_subnets_that_are_ours_to_announce(mode, kind):
+    """Without Neutron there is no radvd of Neutron's: dnsmasq announces, name servers too."""
+    v6 = subnet(V6, "fd00:a::/64", dns_nameservers=("fd00::53",), ipv6_address_mode=mode)
+    there = dataclasses.replace(view([subnet(), v6], [dhcp()]), bridges=(Bridge(NET, "br0"),))
+    made = plan(there, Options(**ISOLATED)).dhcp[0]
+    assert made.server.ranges[1] == f"set:subnet-{V6},fd00:a::,{kind},64,86400s"
+    words = dnsmasq(made, made.server, Path("/x")).argv
+    announced = {"--enable-ra", f"--ra-param={made.device},0,0"}
+    servers = f"--dhcp-option=tag:subnet-{V6},option6:dns-server,[fd00::53]"
+    assert announced | {servers} <= set(words)
+    [v4_only] = plan(dataclasses.replace(there, subnets=(subnet(),)), Options(**ISOLATED)).dhcp
+    assert not announced & set(dnsmasq(v4_only, v4_only.server, Path("/x")).argv)
+
+
 # --- routers ----------------------------------------------------------------------------
 
 
@@ -428,6 +451,7 @@ SUBNETS = st.builds(
     cidr=st.sampled_from(["10.0.0.0/24", "192.168.1.0/24", "169.254.169.252/30", "fd00:a::/64"]),
     gateway_ip=st.sampled_from([None, "10.0.0.1", "192.168.1.1", "fd00:a::1"]),
     enable_dhcp=st.booleans(),
+    ipv6_address_mode=st.sampled_from([None, "slaac", "dhcpv6-stateless", "dhcpv6-stateful"]),
 )
 OWNERS = st.sampled_from([*ROUTER_INTERFACE_OWNERS, "network:dhcp", "compute:nova", "network:distributed"])
 PORTS = st.builds(
