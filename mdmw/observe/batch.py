@@ -56,7 +56,7 @@ class Batch(Generic[Item]):
     def _wake(self) -> None:
         with self._starting:
             self._wanted.set()
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():  # a defect of the handler ends it
                 self._thread = threading.Thread(target=self._run, name="mdmw-batch", daemon=True)
                 self._thread.start()
 

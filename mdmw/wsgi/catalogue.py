@@ -4,7 +4,10 @@ from collections.abc import Sequence
 
 from oslo_config import cfg
 
+from mdmw.admin import app as admin
+from mdmw.admin import local_operator
 from mdmw.filters import (
+    access_log,
     agent_forward,
     hmac_sign,
     hmac_verify,
@@ -20,6 +23,7 @@ from mdmw.responder import app as responder
 
 #: Entry point name -> its options. Those of the resolver join instance-resolve at load.
 OPTIONS: dict[str, Sequence[cfg.Opt]] = {
+    "access-log": access_log.OPTIONS,
     "source-identify": source_identify.OPTIONS,
     "instance-resolve": instance_resolve.OPTIONS,
     "hmac-sign": hmac_sign.OPTIONS,
@@ -27,6 +31,8 @@ OPTIONS: dict[str, Sequence[cfg.Opt]] = {
     "nova-forward": nova_forward.OPTIONS,
     "agent-forward": agent_forward.OPTIONS,
     "responder": responder.OPTIONS,
+    "local-operator": local_operator.OPTIONS,
+    "admin": admin.OPTIONS,
     "introspect": introspect.OPTIONS,
 }
 

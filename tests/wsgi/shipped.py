@@ -1,5 +1,6 @@
 """The shipped configuration, set up in a folder of the test."""
 
+import re
 import shutil
 from pathlib import Path
 from wsgiref.validate import validator
@@ -14,11 +15,15 @@ LISTENER = "169.254.169.254:80"
 BLUE = "1f9c3a52-6d0e-4f6b-9c1e-7a4c0b2d8e31"
 GREEN = "c47e0d96-2b81-4a3f-8f57-e09d6c1a5b74"
 SECRET = "a secret of the test"
+#: The filters that each pipeline begins with.
+OBSERVERS = re.findall(r"^pipeline = (.*) identify-guest", (ETC / "api-paste.ini").read_text(), re.MULTILINE)[
+    0
+]
 
 
 def install(folder: Path) -> Path:
     """Copy the files as an operator would, with sockets and state in `folder`; returns the ini file."""
-    for name in ("api-paste.ini", "inventory.yaml", "listeners.json"):
+    for name in ("api-paste.ini", "inventory.yaml", "listeners.json", "admin.conf"):
         shutil.copy(ETC / name, folder / name)
     (folder / "shared-secret").write_text(f"{SECRET}\n")
     ini = folder / "api-paste.ini"

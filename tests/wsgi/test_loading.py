@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from guest import call
 from peers import silent
-from shipped import BLUE, LISTENER, SECRET, edit, install
+from shipped import BLUE, LISTENER, OBSERVERS, SECRET, edit, install
 
 from mdmw.errors import ConfigError
 from mdmw.wsgi import pipelines
@@ -43,8 +43,8 @@ BAD = {
     "unknown section": (
         [
             (
-                "pipeline = identify-guest resolve sign to-nova",
-                "pipeline = identify-guest nothing sign to-nova",
+                "identify-guest resolve sign to-nova",
+                "identify-guest nothing sign to-nova",
             )
         ],
         ["nothing"],
@@ -126,37 +126,40 @@ BAD = {
     "interpolation of nothing": ([("%(here)s/listeners.json", "%(there)s/x")], ["there"]),
     "a lone percent": ([("%(here)s/listeners.json", "50%")], ["%"]),
     "no application": (
-        [("pipeline = identify-guest resolve sign to-nova", "pipeline = identify-guest")],
+        [("identify-guest resolve sign to-nova", "identify-guest")],
         ["identify-guest"],
     ),
-    "an empty pipeline": ([("pipeline = identify-guest resolve sign to-nova", "pipeline =")], ["combined"]),
+    "an empty pipeline": (
+        [(f"pipeline = {OBSERVERS} identify-guest resolve sign to-nova", "pipeline =")],
+        ["combined"],
+    ),
     "an application in between": (
-        [("pipeline = identify-guest resolve sign to-nova", "pipeline = identify-guest responder to-nova")],
+        [("identify-guest resolve sign to-nova", "identify-guest responder to-nova")],
         ["responder"],
     ),
     "no resolve": (
-        [("pipeline = identify-guest resolve sign to-nova", "pipeline = identify-guest sign to-nova")],
+        [("identify-guest resolve sign to-nova", "identify-guest sign to-nova")],
         ["[pipeline:combined]", "'sign'", "mdmw.instance"],
     ),
     "no sign": (
-        [("pipeline = identify-guest resolve sign to-nova", "pipeline = identify-guest resolve to-nova")],
+        [("identify-guest resolve sign to-nova", "identify-guest resolve to-nova")],
         ["[pipeline:combined]", "'to-nova'", "mdmw.proofs"],
     ),
     "no identify": (
-        [("pipeline = identify-guest resolve sign to-nova", "pipeline = resolve sign to-nova")],
+        [("identify-guest resolve sign to-nova", "resolve sign to-nova")],
         ["[pipeline:combined]", "'resolve'", "mdmw.source"],
     ),
     "the wrong order": (
         [
             (
-                "pipeline = identify-guest resolve sign to-nova",
-                "pipeline = resolve identify-guest sign to-nova",
+                "identify-guest resolve sign to-nova",
+                "resolve identify-guest sign to-nova",
             )
         ],
         ["[pipeline:combined]", "'resolve'", "mdmw.source"],
     ),
     "nobody identified for the agent": (
-        [("pipeline = identify-guest resolve sign to-nova", "pipeline = to-agent")],
+        [("identify-guest resolve sign to-nova", "to-agent")],
         ["[pipeline:combined]", "'to-agent'", "mdmw.source"],
     ),
 }
@@ -287,8 +290,8 @@ def test_a_filter_of_others_in_between(ini, others):
     edit(
         ini,
         (
-            "pipeline = identify-guest resolve responder",
-            "pipeline = count identify-guest count resolve count responder",
+            "identify-guest resolve responder",
+            "count identify-guest count resolve count responder",
         ),
     )
     reply = call(
@@ -300,7 +303,7 @@ def test_a_filter_of_others_in_between(ini, others):
 def test_a_filter_of_others_that_provides(ini, others):
     """It says so, and then takes the place of one of ours."""
     add(ini, "knows", "knows", f"network = {BLUE}")
-    edit(ini, ("pipeline = identify-guest resolve responder", "pipeline = knows resolve responder"))
+    edit(ini, ("identify-guest resolve responder", "knows resolve responder"))
     app = load("standalone", str(ini))
     assert call(app, target="/latest/meta-data/local-ipv4", peer="192.0.2.1").body == b"10.0.0.5"
 
@@ -309,7 +312,7 @@ def test_a_filter_of_others_that_requires(ini, others):
     add(ini, "wants", "wants")
     edit(
         ini,
-        ("pipeline = identify-guest resolve responder", "pipeline = identify-guest wants resolve responder"),
+        ("identify-guest resolve responder", "identify-guest wants resolve responder"),
     )
     text = refusal(ini, "standalone")
     assert "'wants' needs others.record" in text
@@ -319,7 +322,7 @@ def test_a_filter_of_others_that_breaks(ini, others):
     add(ini, "breaks", "breaks")
     edit(
         ini,
-        ("pipeline = identify-guest resolve responder", "pipeline = identify-guest breaks resolve responder"),
+        ("identify-guest resolve responder", "identify-guest breaks resolve responder"),
     )
     assert "a reason" in refusal(ini, "standalone")
 
@@ -329,7 +332,7 @@ def test_a_section_that_uses_another(ini):
     with ini.open("a") as file:
         file.write(f"\n[filter:fixed]\nuse = egg:mdmw#source-identify\nmode = fixed\nnetwork_id = {BLUE}\n")
         file.write("\n[filter:of-the-one]\nuse = fixed\naddress = 10.0.0.5\n")
-    edit(ini, ("pipeline = identify-guest resolve responder", "pipeline = of-the-one resolve responder"))
+    edit(ini, ("identify-guest resolve responder", "of-the-one resolve responder"))
     app = load("standalone", str(ini))
     assert call(app, target="/latest/meta-data/local-ipv4", peer="").body == b"10.0.0.5"
     found = stages(str(ini), "standalone")[0]
