@@ -4,6 +4,7 @@ HMAC-SHA256 in lower-case hex, as Nova wants it (S-1); secrets from an option, a
 file, or a file encrypted with Fernet (S-3). Nothing here ever shows a secret.
 """
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from oslo_config import cfg
 
+from mdmw.observe import gauges
 from mdmw.options import refuse
 
 LOG = logging.getLogger(__name__)
@@ -95,6 +97,8 @@ def read_secrets(settings: SimpleNamespace, name: str) -> tuple[str, ...]:
     secrets = tuple(line.strip() for line in lines if line.strip())
     if not secrets:
         raise refuse(settings, f"{name}_file", f"{path} holds no secret")
+    with contextlib.suppress(OSError):  # it was read a moment ago
+        gauges.secret_written(name, Path(path).stat().st_mtime)
     return secrets
 
 

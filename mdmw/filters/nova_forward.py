@@ -25,7 +25,7 @@ from mdmw.records import INSTANCE, PROOFS, SOURCE, Environ
 from mdmw.upstream.address import Address, parse_address
 from mdmw.upstream.exchange import Answer, Upstream
 from mdmw.upstream.settings import limit_options, limits_of
-from mdmw.upstream.tls import client_context
+from mdmw.upstream.tls import client_context, tell_expiry
 
 OPTIONS = [
     cfg.ListOpt(
@@ -112,7 +112,10 @@ def _who(environ: Environ) -> str:
 def app_factory(global_conf: Mapping[str, str], **local_conf: str) -> NovaForward:
     """Paste entry point of the terminal form; raises `ConfigError`."""
     settings = load("nova-forward", OPTIONS, global_conf, local_conf)
-    upstream = Upstream(addresses_of(settings), limits_of(settings, "nova"), tls_of(settings), "nova")
+    tls = tls_of(settings)
+    if tls is not None:
+        tell_expiry("nova", settings.auth_ca_cert, settings.nova_client_cert)
+    upstream = Upstream(addresses_of(settings), limits_of(settings, "nova"), tls, "nova")
     return NovaForward(upstream, settings.max_body)
 
 

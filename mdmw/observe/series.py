@@ -92,7 +92,7 @@ SECRET = Series(
     "mdmw_secret_modified_timestamp_seconds",
     "gauge",
     ("secret",),
-    "Unix time at which the file of a secret was written that a process has loaded.",
+    "Unix time at which the file was written from which a process has loaded the secret of this option.",
     "livemin",
 )
 

@@ -1,6 +1,11 @@
 """The TLS side of an upstream: TLS 1.2 or newer, CA, client certificate (spec 3.4)."""
 
 import ssl
+from pathlib import Path
+
+from cryptography import x509
+
+from mdmw.observe import gauges
 
 
 def client_context(
@@ -28,3 +33,28 @@ def client_context(
         # OpenSSL would ask for the passphrase of an encrypted key on the terminal.
         context.load_cert_chain(client_cert, client_key, password="")
     return context
+
+
+def tell_expiry(service: str, ca_file: str | None, client_cert: str | None) -> None:
+    """Tell the metrics until when the files of a context are good, as `SERVICE_ca` and `SERVICE_client`.
+
+    Of several authorities the last one counts: an old and a new one are in a file at times.
+    """
+    if ca_file:
+        _tell(f"{service}_ca", max(_ends(ca_file), default=None))
+    if client_cert:
+        _tell(f"{service}_client", next(iter(_ends(client_cert)), None))
+
+
+def _tell(name: str, end: float | None) -> None:
+    if end is not None:
+        gauges.certificate_expires(name, end)
+
+
+def _ends(path: str) -> list[float]:
+    """Unix times; none where OpenSSL can read what is there and this cannot."""
+    try:
+        certificates = x509.load_pem_x509_certificates(Path(path).read_bytes())
+    except (ValueError, OSError):
+        return []
+    return [certificate.not_valid_after_utc.timestamp() for certificate in certificates]

@@ -22,7 +22,7 @@ from requests.structures import CaseInsensitiveDict
 from mdmw.errors import BackendError, BackendSlow, Unavailable
 from mdmw.upstream.address import Address
 from mdmw.upstream.exchange import Answer, Limits, Stream, Upstream
-from mdmw.upstream.tls import client_context
+from mdmw.upstream.tls import client_context, tell_expiry
 
 #: Longest body of an answer.
 MAX_BODY = 32 * 1024 * 1024
@@ -105,16 +105,25 @@ class Transport(BaseAdapter):
 
 def context_of(verify: Verify, cert: Cert) -> ssl.SSLContext:
     """The context that `verify` and `cert` ask for; raises OSError when a file cannot be used."""
-    ca_file = verify if isinstance(verify, str) else None
-    client_cert, client_key = cert if isinstance(cert, tuple) else (cert, None)
+    ca_file, client_cert, client_key = _files(verify, cert)
     return client_context(ca_file, verify is False, client_cert, client_key)
 
 
+def _files(verify: Verify, cert: Cert) -> tuple[str | None, str | None, str | None]:
+    """Authorities, client certificate and its key."""
+    return (verify if isinstance(verify, str) else None, *(cert if isinstance(cert, tuple) else (cert, None)))
+
+
 def _tls(address: Address, verify: Verify, cert: Cert) -> ssl.SSLContext | None:
+    if address.scheme != "https":
+        return None
     try:
-        return context_of(verify, cert) if address.scheme == "https" else None
+        context = context_of(verify, cert)
     except OSError as error:
         raise Unavailable(f"no connection to {address}: a certificate cannot be read: {error}") from None
+    ca_file, client_cert, _ = _files(verify, cert)
+    tell_expiry("neutron", ca_file, client_cert)
+    return context
 
 
 def _address(url: str) -> Address:

@@ -1,0 +1,94 @@
+"""exposition: shows to Prometheus what the processes of this host have counted.
+
+Reads: the files of the filter `metrics`, and the status of mdmw-node.
+Answers: GET /metrics; 503 when the files cannot be read just now. What else is asked is for the next
+application; without one, where this is an app, it is not there.
+Place: on a listener of its own, never in a pipeline of guests; before `health`.
+"""
+
+import platform
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+from oslo_config import cfg
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from mdmw.boundary.base import App, StartResponse, Terminal
+from mdmw.errors import NotFound, Unavailable
+from mdmw.observe import node_status
+from mdmw.observe.meter_files import METRICS_DIR, collect
+from mdmw.observe.series import BUILD
+from mdmw.operations.node_series import gauge, node_series
+from mdmw.options import load
+from mdmw.records import Environ
+
+OPTIONS = [
+    METRICS_DIR,
+    cfg.StrOpt(
+        "node_status_file",
+        default="/run/mdmw/node-status.json",
+        help="What mdmw-node says of its listeners and its plan; without it nothing is said of them.",
+    ),
+]
+_PATH = "/metrics"
+
+
+class Exposition:
+    """Takes requests for /metrics."""
+
+    def __init__(self, app: App, metrics_dir: Path, node_status: Path) -> None:
+        self._app = app
+        self._page = _Page(metrics_dir, node_status)
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        app = self._page if environ.get("PATH_INFO") == _PATH else self._app
+        return app(environ, start_response)
+
+
+class _Page(Terminal):
+    def __init__(self, metrics_dir: Path, node_status: Path) -> None:
+        self._metrics_dir = metrics_dir
+        self._node_status = node_status
+        self._build = gauge(BUILD, ((version("mdmw"), platform.python_version()), 1))
+
+    def respond(self, environ: Environ) -> App:  # noqa: ARG002 - the answer is the same for all
+        try:
+            counted = collect(self._metrics_dir)
+        except OSError as error:
+            raise Unavailable(f"{self._metrics_dir}: {error.strerror or error}") from None
+        status = node_status.read(self._node_status)
+        of_node = node_series(status) if status else ()
+        registry = CollectorRegistry()
+        registry.register(_Collected([*counted, *of_node, self._build]))
+        app: App = make_wsgi_app(registry)
+        return app
+
+
+class _Nothing(Terminal):
+    def respond(self, environ: Environ) -> App:
+        raise NotFound(f"only {_PATH} is here, not {environ.get('PATH_INFO')}")
+
+
+class _Collected(Collector):
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> list[Metric]:
+        return self._families
+
+
+def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callable[[App], Exposition]:
+    """Paste entry point; raises `ConfigError`."""
+    settings = load("exposition", OPTIONS, global_conf, local_conf)
+    return partial(
+        Exposition, metrics_dir=Path(settings.metrics_dir), node_status=Path(settings.node_status_file)
+    )
+
+
+def app_factory(global_conf: Mapping[str, str], **local_conf: str) -> Exposition:
+    """Paste entry point of the form that ends a pipeline; raises `ConfigError`."""
+    return filter_factory(global_conf, **local_conf)(_Nothing())
