@@ -16,9 +16,7 @@ BLUE = "1f9c3a52-6d0e-4f6b-9c1e-7a4c0b2d8e31"
 GREEN = "c47e0d96-2b81-4a3f-8f57-e09d6c1a5b74"
 SECRET = "a secret of the test"
 #: The filters that each pipeline begins with.
-OBSERVERS = re.findall(r"^pipeline = (.*) identify-guest", (ETC / "api-paste.ini").read_text(), re.MULTILINE)[
-    0
-]
+OBSERVERS = re.findall("pipeline = (.*) identify-guest", (ETC / "api-paste.ini").read_text())[0]
 
 
 def install(folder: Path) -> Path:

@@ -335,7 +335,7 @@ def test_a_section_that_uses_another(ini):
     edit(ini, ("identify-guest resolve responder", "of-the-one resolve responder"))
     app = load("standalone", str(ini))
     assert call(app, target="/latest/meta-data/local-ipv4", peer="").body == b"10.0.0.5"
-    found = stages(str(ini), "standalone")[0]
+    found = stages(str(ini), "standalone")[len(OBSERVERS.split())]
     assert (found.section, found.entry_point) == ("of-the-one", "source-identify")
 
 
