@@ -13,9 +13,11 @@ from mdmw.filters import (
     hmac_verify,
     instance_resolve,
     introspect,
+    metrics,
     nova_forward,
     source_identify,
 )
+from mdmw.operations import exposition
 from mdmw.resolvers.auto import AutoResolver
 from mdmw.resolvers.chain import ChainResolver
 from mdmw.resolvers.inventory import InventoryResolver
@@ -34,6 +36,8 @@ OPTIONS: dict[str, Sequence[cfg.Opt]] = {
     "local-operator": local_operator.OPTIONS,
     "admin": admin.OPTIONS,
     "introspect": introspect.OPTIONS,
+    "metrics": metrics.OPTIONS,
+    "exposition": exposition.OPTIONS,
 }
 
 #: Resolver -> its options. `auto` takes those of neutron and of neutron-rpc.
