@@ -1,0 +1,29 @@
+"""What the parts of the walk write down; threads only ever add to it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from mdmw.doctor.findings import Finding
+from mdmw.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """`checked`: what was looked at; `left_out`: what could not be, and why."""
+
+    findings: list[Finding] = field(default_factory=list)
+    checked: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    def read(self, read: Callable[[], T], otherwise: T) -> T:
+        """What `read` returns; a file that cannot be used is a finding, and the walk goes on."""
+        try:
+            return read()
+        except ConfigError as error:
+            where, _, what = str(error).partition(": ")
+            mend = ("mdmw check", "# and what the daemon says of it: journalctl -u 'mdmw*' -n 20")
+            self.findings.append(Finding("configuration", where, what or where, "it was read", mend))
+            return otherwise
