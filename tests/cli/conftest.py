@@ -13,7 +13,7 @@ ETC = Path(__file__).parents[2] / "etc"
 @pytest.fixture
 def ini(tmp_path):
     """The shipped files in a folder of their own, with a secret."""
-    for name in ("api-paste.ini", "inventory.yaml", "listeners.json"):
+    for name in ("api-paste.ini", "inventory.yaml", "listeners.json", "admin.conf"):
         shutil.copy(ETC / name, tmp_path)
     (tmp_path / "shared-secret").write_text("s3cret\n")
     return tmp_path / "api-paste.ini"

@@ -1,0 +1,61 @@
+"""local-operator: whoever may open the unix socket is an administrator, where there is no Keystone.
+
+Reads: the connection.
+Writes: `mdmw.operator`; its name is the user at the other end.
+Answers: 403 on anything but a unix socket, or where the server hides its connections (granian).
+Place: before admin, on a listener whose file only administrators may open.
+"""
+
+import socket
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+from oslo_config import cfg
+
+from mdmw.admin.answers import new_request_id, refusal
+from mdmw.admin.operators import OPERATOR, Operator
+from mdmw.boundary.base import App, StartResponse
+from mdmw.boundary.connection import connection
+from mdmw.errors import Forbidden
+from mdmw.options import load
+from mdmw.records import Environ
+
+OPTIONS: list[cfg.Opt] = []
+
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
+_EVERYTHING = {"roles": ["admin"], "system_scope": "all"}
+
+
+class LocalOperator:
+    """Lets everybody in who comes through a unix socket."""
+
+    provides = frozenset({OPERATOR})
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            environ[OPERATOR] = Operator(_name(environ), credentials=_EVERYTHING)
+        except Forbidden as error:
+            return refusal(error, new_request_id(), "local-operator")(environ, start_response)
+        return self._app(environ, start_response)
+
+
+def _name(environ: Environ) -> str:
+    with connection(environ) as sock:
+        if sock is None:
+            raise Forbidden("this server does not tell whether that is a unix socket; use gunicorn or uWSGI")
+        if sock.family != socket.AF_UNIX:
+            raise Forbidden("only a unix socket is trusted; on TCP there must be authtoken")
+        _, uid, _ = _CREDENTIALS.unpack(
+            sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        )
+    return f"uid {uid} on the socket"
+
+
+def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callable[[App], LocalOperator]:
+    """Paste entry point; raises `ConfigError`."""
+    load("local-operator", OPTIONS, global_conf, local_conf)
+    return partial(LocalOperator)
