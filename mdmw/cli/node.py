@@ -46,9 +46,10 @@ def _command(name: str) -> Callable[[argparse.Namespace, argparse.ArgumentParser
     def run(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> int:
         try:
             from mdmw.cli import node_commands
+
+            status: int = getattr(node_commands, name)(arguments)
         except ModuleNotFoundError as error:
             raise ConfigError(f"{error.name} is not installed; install mdmw[node]") from None
-        status: int = getattr(node_commands, name)(arguments)
         return status
 
     return run

@@ -8,11 +8,13 @@ import contextlib
 import fcntl
 import gc
 import hashlib
+import mmap
 import os
 import select
 import socket
 import sys
 import time
+from collections.abc import Callable, Hashable
 
 from mdmw.cli.node_source import add_source, given
 from mdmw.errors import ConfigError, MdmwError
@@ -25,7 +27,8 @@ from mdmw.node.spawn import give_up
 from mdmw.observe.logs import log_to_stderr
 
 _GLANCE = 1.0  # seconds between two looks at whether something has changed
-_FILE_EVERY = 60.0  # though nothing says that it has changed
+_FILE_EVERY = 60.0  # seconds until the keeper is told that it has not changed
+_NOTHING = bytes(hashlib.sha256().digest_size)
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
@@ -66,14 +69,20 @@ class _Planning:
     def __init__(self, node: Node, channel: Channel) -> None:
         self._node = node
         self._channel = channel
-        self._said = b""
+        self._said = mmap.mmap(-1, len(_NOTHING))  # a digest; children that read write it too
 
     def run(self, every: float) -> None:
         """Look, say what must be there, and wait until there may be something new."""
+        seen: Hashable = None
         while True:
-            seen = self._node.look()
-            self._say()
-            gc.collect()  # what was read is a large part of this process
+            before, seen = seen, self._node.look()
+            if self._node.is_polled:
+                self._say()
+                gc.collect()  # what was read is a large part of this process
+            elif seen == before and self._said[:] != _NOTHING:
+                self._channel.send("same")
+            else:
+                _in_a_child(self._say)
             until = time.monotonic() + (every if self._node.is_polled else _FILE_EVERY)
             while time.monotonic() < until and self._node.look() == seen:
                 if select.select([self._channel.sock], [], [], _GLANCE)[0]:
@@ -83,10 +92,11 @@ class _Planning:
         try:
             text = dumps(plan(self._node.view(), self._node.options)).encode()
         except MdmwError as error:
+            self._said[:] = _NOTHING
             self._channel.send("trouble", why=as_line(str(error)))
             return
         digest = hashlib.sha256(text).digest()
-        if digest == self._said:
+        if digest == self._said[:]:
             self._channel.send("same")
             return
         descriptor = _sealed(text)
@@ -94,7 +104,17 @@ class _Planning:
             self._channel.send("plan", [descriptor])
         finally:
             os.close(descriptor)
-        self._said = digest
+        self._said[:] = digest
+
+
+def _in_a_child(work: Callable[[], None]) -> None:
+    """To read a file takes several times the memory of all the rest; a child takes it along when it ends."""
+    child = os.fork()
+    if child == 0:
+        work()
+        sys.exit()
+    if os.waitpid(child, 0)[1]:
+        sys.exit(1)
 
 
 def _sealed(text: bytes) -> int:

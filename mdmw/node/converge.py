@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from mdmw.node import present
 from mdmw.node.actions import Action
-from mdmw.node.apply import apply
 from mdmw.node.difference import Difference, difference
 from mdmw.node.namespaces import CommandError
 from mdmw.node.observe import observe
@@ -95,6 +94,8 @@ def _examine(one: Wanted, places: Places, host: Mapping[str, Device]) -> Differe
 
 def _do(action: Action, places: Places) -> str:
     """What went wrong, as one line; empty if it is done."""
+    from mdmw.node.apply import apply  # and with it pyroute2: 20 MiB, which most looks do without
+
     try:
         apply(action, places)
     except (OSError, CommandError) as error:

@@ -14,13 +14,11 @@ from mdmw.inventory_database import Reader
 from mdmw.inventory_file import load as load_inventory
 from mdmw.node import file_view, namespaces
 from mdmw.node.actions import FIREWALLS
-from mdmw.node.neutron_view import NeutronView
+from mdmw.node.ha_states import HaStates
 from mdmw.node.plan import Options
 from mdmw.node.view import View
 from mdmw.node.wanted import Places
-from mdmw.resolvers import credentials
-from mdmw.resolvers.keystone import Keystone
-from mdmw.resolvers.token_store import store_for
+from mdmw.resolvers import credential_options
 from mdmw.upstream.settings import limit_options, limits_of
 
 _LARGEST_MARK = 0xFFFF
@@ -43,6 +41,9 @@ _PLAN = [
         help="The mark of packets to the metadata address, of 16 bits.",
     ),
     cfg.IntOpt("metadata_v4_prefixlen", default=32, min=16, max=32, help="16 as in 2013."),
+    cfg.IntOpt(
+        "ha_vrrp_advert_int", default=2, min=0, help="Seconds that a router is primary till it counts."
+    ),
     cfg.BoolOpt("ha_proxy_always", default=False, help="HA routers are listened in on every node."),
     cfg.IntOpt("dhcp_lease_duration", default=86400, min=120, help="Seconds; of our own dnsmasq."),
     cfg.BoolOpt("ovs_use_veth", default=False, help="The device of a DHCP port is called ns-, not tap."),
@@ -50,7 +51,7 @@ _PLAN = [
 
 OPTIONS = [
     *_PLAN,
-    *credentials.OPTIONS,
+    *credential_options.OPTIONS,
     *limit_options("neutron", read_timeout=30.0, total_timeout=60.0),
     cfg.StrOpt(
         "host", default=socket.gethostname(), sample_default="<host name>", help="As Neutron's agents."
@@ -102,7 +103,16 @@ def load(given: Mapping[str, str]) -> Node:
         path = Path(settings.inventory)
         return Node(plan_options, places, path, False, partial(_stamp, path), _of_file(path))
     path = namespaces.RUN_NETNS
-    return Node(plan_options, places, path, True, partial(_stamp, path), _of_neutron(settings))
+    ha_confs = Path(settings.ha_confs_path) if settings.ha_confs_path else state_path / "ha_confs"
+    ha_states = HaStates(ha_confs, settings.ha_vrrp_advert_int)
+    return Node(
+        plan_options,
+        places,
+        path,
+        True,
+        lambda: (_stamp(path), ha_states.look()),
+        _of_neutron(settings, ha_states),
+    )
 
 
 def _is_alone(settings: SimpleNamespace) -> bool:
@@ -147,10 +157,15 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return stat.st_ctime_ns, stat.st_ino
 
 
-def _of_neutron(settings: SimpleNamespace) -> Callable[[], View]:
+def _of_neutron(settings: SimpleNamespace, ha_states: HaStates) -> Callable[[], View]:
+    # 12 MiB, which a node without Neutron does without.
+    from mdmw.node.neutron_view import NeutronView
+    from mdmw.resolvers import credentials
+    from mdmw.resolvers.keystone import Keystone
+    from mdmw.resolvers.token_store import store_for
+
     found = credentials.load(settings)
     limits = limits_of(settings, "neutron")
     keystone = Keystone(found, limits, store_for(found.plugin.get_cache_id(), settings.place))
-    ha_states = Path(settings.ha_confs_path or Path(settings.state_path) / "ha_confs")
     source = NeutronView(keystone.get, settings.host, ha_states)
     return lambda: source.read(namespaces.names())

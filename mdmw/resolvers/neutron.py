@@ -15,7 +15,7 @@ from oslo_config import cfg
 
 from mdmw.errors import Unavailable
 from mdmw.records import Instance, Scope, Source
-from mdmw.resolvers import credentials
+from mdmw.resolvers import credential_options, credentials
 from mdmw.resolvers.keystone import Keystone
 from mdmw.resolvers.matching import Port
 from mdmw.resolvers.pages import Query, items
@@ -63,7 +63,7 @@ class NeutronResolver(PortResolver):
 
     contract_version = 1
     options: ClassVar[list[cfg.Opt]] = [
-        *credentials.OPTIONS,
+        *credential_options.OPTIONS,
         *limit_options("neutron", read_timeout=5.0, total_timeout=10.0),
         cfg.IntOpt(
             "prefetch_max_ports",

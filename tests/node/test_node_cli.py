@@ -103,13 +103,22 @@ def test_neutron_that_does_not_answer_removes_nothing(mdmw):
         assert err.count("\n") == 1
 
 
-def test_without_pyroute2_it_is_said_what_to_install():
-    """Only network nodes have it; the other commands do without."""
+@pytest.mark.skipif(bool(obstacle()), reason=f"needs root and: {obstacle()}")
+def test_without_pyroute2_it_is_said_what_to_install(inventory):
+    """Only network nodes have it; what changes nothing does without."""
+    path, network, bridge = inventory
     blocked = "import sys; sys.modules['pyroute2'] = None; from mdmw.cli.main import main; sys.exit(main())"
-    command = [sys.executable, "-c", blocked, "node", "plan", "--file", str(SAMPLE)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr == "mdmw: pyroute2 is not installed; install mdmw[node]\n"
+    with made() as host:
+        path.write_text(path.read_text().replace(bridge, host.bridge()))
+        words = ["--file", str(path), "--set", f"node_state_path={host.places.state}"]
+        for action, said in (
+            (["plan"], ""),
+            (["apply", "--once"], "pyroute2 is not installed; install mdmw[node]"),
+        ):
+            command = [sys.executable, "-c", blocked, "node", *action, *words]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert (done.returncode, done.stderr) == ((2, f"mdmw: {said}\n") if said else (1, ""))
+    assert f"qdhcp-{network}" not in os.listdir("/run/netns")
 
 
 @pytest.mark.skipif(bool(obstacle()), reason=f"needs root and: {obstacle()}")
