@@ -77,6 +77,20 @@ def text_line(journal: Journal) -> str:
     return " ".join(columns) + "\n"
 
 
+def path_of(target: str) -> str:
+    """The path of a request target for people: decoded, without query and authority, cut when long."""
+    path = target.partition("?")[0]
+    if not path.startswith("/") and (absolute := ABSOLUTE.match(path)):
+        path = path[absolute.end() :]
+    if len(path) > MOST_OF_PATH:
+        path = path[: MOST_OF_PATH - 3] + "..."
+    if "%" in path or not path.isascii():
+        path = unquote_to_bytes(path.encode("latin-1", "backslashreplace")).decode(
+            "utf-8", "backslashreplace"
+        )
+    return path
+
+
 def _path(target: str) -> str:
     return _quoted_path(target.partition("?")[0][: MOST_OF_PATH + 1])
 
@@ -86,16 +100,7 @@ def _path(target: str) -> str:
 
 @lru_cache(maxsize=1024)
 def _quoted_path(path: str) -> str:
-    """Decoded, without an authority, and cut when it is long."""
-    if not path.startswith("/") and (absolute := ABSOLUTE.match(path)):
-        path = path[absolute.end() :]
-    if len(path) > MOST_OF_PATH:
-        path = path[: MOST_OF_PATH - 3] + "..."
-    if "%" in path or not path.isascii():
-        path = unquote_to_bytes(path.encode("latin-1", "backslashreplace")).decode(
-            "utf-8", "backslashreplace"
-        )
-    return quoted(path)
+    return quoted(path_of(path))
 
 
 @lru_cache(maxsize=1024)

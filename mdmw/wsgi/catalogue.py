@@ -16,6 +16,7 @@ from mdmw.filters import (
     metrics,
     nova_forward,
     source_identify,
+    trace,
 )
 from mdmw.operations import exposition
 from mdmw.resolvers.auto import AutoResolver
@@ -26,6 +27,7 @@ from mdmw.responder import app as responder
 #: Entry point name -> its options. Those of the resolver join instance-resolve at load.
 OPTIONS: dict[str, Sequence[cfg.Opt]] = {
     "access-log": access_log.OPTIONS,
+    "trace": trace.OPTIONS,
     "source-identify": source_identify.OPTIONS,
     "instance-resolve": instance_resolve.OPTIONS,
     "hmac-sign": hmac_sign.OPTIONS,
