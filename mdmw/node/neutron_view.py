@@ -6,13 +6,13 @@ for a cloud in which the other half is gone.
 
 import ipaddress
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import requests
 
 from mdmw.errors import Unavailable
+from mdmw.node.ha_states import HaStates
 from mdmw.node.view import Router, Subnet, View
 from mdmw.records import is_uuid
 from mdmw.resolvers.matching import ROUTER_INTERFACE_OWNERS
@@ -39,17 +39,15 @@ _SUBNET_FIELDS = (
     "ipv6_address_mode",
 )
 _IN_A_QUERY = 50  # ids; with 150 a URL is longer than 8 KiB (R-9)
-_PRIMARY = ("primary", "master")  # in the file that keepalived's state change monitor writes
 
 
 class NeutronView:
     """Makes views of one host.
 
-    `get(path)` fetches what is below Neutron's address, and raises `Unavailable`. `ha_states` is the
-    directory in which the L3 agent keeps the state of each HA router.
+    `get(path)` fetches what is below Neutron's address, and raises `Unavailable`.
     """
 
-    def __init__(self, get: Callable[[str], requests.Response], host: str, ha_states: Path) -> None:
+    def __init__(self, get: Callable[[str], requests.Response], host: str, ha_states: HaStates) -> None:
         self._get = get
         self._host = host
         self._ha_states = ha_states
@@ -100,17 +98,8 @@ class NeutronView:
             id=fields["id"],
             ha=is_ha,
             distributed=bool(fields.get("distributed")),
-            is_primary=not is_ha or self._is_primary(fields["id"]),
+            is_primary=not is_ha or self._ha_states.is_primary(fields["id"]),
         )
-
-    def _is_primary(self, router_id: str) -> bool:
-        path = self._ha_states / router_id / "state"
-        try:
-            return path.read_text().strip() in _PRIMARY
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise Unavailable(f"the state of an HA router cannot be read: {error}") from None
 
     def _of_each(
         self,

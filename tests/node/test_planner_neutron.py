@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import json
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 
@@ -51,7 +52,7 @@ class Neutron(Rest):
         self._thread.join()
         self._server.server_close()
 
-    def add(self, network: str, *, routed_by: str = "") -> None:
+    def add(self, network: str, *, routed_by: str = "", ha: bool = False) -> None:
         """A network with a DHCP port on this host, and a router at its gateway."""
         subnet = str(uuid.uuid4())
         self.lists["subnets"].append(
@@ -73,7 +74,7 @@ class Neutron(Rest):
             fixed = ("10.0.0.1", subnet)
             name = routed_by[:8]
             ports.append(port(name, "network:router_interface", routed_by, fixed, network_id=network))
-            router = {"id": routed_by, "ha": False, "distributed": False, "admin_state_up": True}
+            router = {"id": routed_by, "ha": ha, "distributed": False, "admin_state_up": True}
             self.lists["routers"].append(router)
         self.lists["ports"] += ports
         self.lists["networks"].append({"id": network, "admin_state_up": True})
@@ -82,18 +83,19 @@ class Neutron(Rest):
 class Node:
     """A host on which Neutron's agents have done their part, or do it now."""
 
-    def __init__(self, host: Host, place: Site, neutron: Neutron) -> None:
+    def __init__(self, host: Host, place: Site, neutron: Neutron, poll_interval: float) -> None:
         self.host, self.place, self.neutron = host, place, neutron
-        self.dhcp_confs = host.directory / "dhcp"
+        self.dhcp_confs, self.ha_confs = host.directory / "dhcp", host.directory / "ha_confs"
         options = place.directory / "dhcp_agent.ini"
         options.write_text(
             "[DEFAULT]\nenable_isolated_metadata = true\nauth_strategy = noauth\n"
             f"endpoint_url = {neutron.url}\nhost = {HOST}\ndhcp_confs = {self.dhcp_confs}\n"
+            f"ha_confs_path = {self.ha_confs}\n"
             f"node_state_path = {host.places.state}\n"
         )
         options.chmod(0o600)
-        words = ["--config-file", str(options), "--poll-interval", "1", "--look-interval", "1"]
-        self.keeper = place.started(*words)
+        words = ["--config-file", str(options), "--poll-interval", str(poll_interval)]
+        self.keeper = place.started(*words, "--look-interval", "1")
 
     def dhcp_agent(self, network: str) -> str:
         """What it makes of a network; the namespace."""
@@ -114,19 +116,32 @@ class Node:
         """The namespace of a router."""
         return self.host.namespace(f"qrouter-{router}")
 
+    def state(self, router: str, text: str) -> None:
+        """What the L3 agent writes when keepalived changes its mind."""
+        directory = self.ha_confs / router
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "state").write_text(text)
+
     def served(self) -> set[str]:
         return {str(one["namespace"]) for one in self.place.listeners()}
 
 
-@pytest.fixture
-def node() -> Iterator[Node]:
+@contextlib.contextmanager
+def polling(interval: float) -> Iterator[Node]:
+    """A node that asks Neutron so often."""
     with contextlib.ExitStack() as stack:
         host = stack.enter_context(made())
         neutron = Neutron()
         stack.callback(neutron.close)
         agent = stack.enter_context(Nova(host.directory / "agent"))
         agent.path.chmod(0o666)
-        yield Node(host, stack.enter_context(site(agent.path)), neutron)
+        yield Node(host, stack.enter_context(site(agent.path)), neutron, interval)
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    with polling(1) as one:
+        yield one
 
 
 def shown(space: str) -> list[str]:
@@ -175,3 +190,21 @@ def test_half_an_answer_removes_nothing(node: Node) -> None:
     node.place.until(lambda: shown(spaces[1]) == [])
     assert "10.0.0.2/24" in inside(spaces[1], "ip", "-br", "addr")
     assert spaces[0] in node.served()
+
+
+def test_4_8_an_ha_router_changes_hands() -> None:
+    """Spec 4.8: served here when it has been primary here for 2 seconds, and no longer when it is not."""
+    router = str(uuid.uuid4())
+    with polling(600) as node:
+        node.neutron.add(str(uuid.uuid4()), routed_by=router, ha=True)
+        node.state(router, "backup")
+        space = node.l3_agent(router)  # a namespace more: Neutron is asked at once
+        node.place.until(lambda: "table inet mdmw" in inside(space, "nft", "list", "ruleset"))
+        assert space not in node.served()
+        node.state(router, "primary")
+        began = time.monotonic()
+        node.place.until(lambda: space in node.served())
+        assert time.monotonic() - began > 1.9
+        node.state(router, "backup")
+        node.place.until(lambda: space not in node.served())
+        assert "table inet mdmw" in inside(space, "nft", "list", "ruleset")

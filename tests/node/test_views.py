@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import re
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ from test_plan import OPTIONS, views
 from mdmw import inventory_file
 from mdmw.errors import ConfigError, Unavailable
 from mdmw.node import file_view
+from mdmw.node.ha_states import HaStates
 from mdmw.node.neutron_view import NeutronView
 from mdmw.node.plan import Options, plan
 from mdmw.node.plan_text import dumps, loads
@@ -211,7 +214,7 @@ NAMESPACES = frozenset({f"qdhcp-{NET}", f"qrouter-{ROUTER}", f"qrouter-{OTHER}",
 
 
 def read(rest, states=Path("/nowhere")):
-    return NeutronView(rest.get, HOST, states).read(NAMESPACES)
+    return NeutronView(rest.get, HOST, HaStates(states, 0)).read(NAMESPACES)
 
 
 def test_what_is_on_this_host(rest):
@@ -263,6 +266,32 @@ def test_4_8_the_state_of_an_ha_router(rest, tmp_path, text, primary):
     (tmp_path / OTHER).mkdir()
     (tmp_path / OTHER / "state").write_text(text)
     assert read(rest, tmp_path).routers[1].is_primary is primary
+
+
+def test_4_8_who_flaps_does_not_count(tmp_path):
+    """Spec 4.8: primary counts after a while, backup at once; the same state again changes nothing."""
+    file = tmp_path / ROUTER / "state"
+    file.parent.mkdir()
+    (tmp_path / f"{ROUTER}.pid").write_text("7")
+    states = HaStates(tmp_path, 2)
+
+    def write(text, age):
+        file.write_text(text)
+        os.utime(file, (time.time() - age,) * 2)
+
+    write("primary", 0)
+    assert (states.look(), states.is_primary(ROUTER)) == (frozenset(), False)
+    write("primary", 2)
+    assert states.is_primary(ROUTER)
+    assert states.look() == {ROUTER}
+    write("primary", 0)
+    assert states.look() == {ROUTER}
+    write("backup", 0)
+    assert states.look() == frozenset()
+    write("primary", 0)
+    assert states.look() == frozenset()
+    write("primary", -3600)  # the clock was put back
+    assert states.look() == {ROUTER}
 
 
 def test_4_8_a_state_that_cannot_be_read_is_no_state(rest, tmp_path):
