@@ -1,4 +1,4 @@
-"""The YAML file of an inventory, read into the values of `mdmw.inventory`.
+"""The YAML file of an inventory, read into the values of `mdmw.inventory`, and written from them.
 
 `etc/inventory.yaml` explains the format. Every mistake is a `ConfigError` with file,
 line and place; the first one is enough, because the last good inventory stays in use.
@@ -6,10 +6,14 @@ line and place; the first one is enough, because the last good inventory stays i
 
 from pathlib import Path
 
+import yaml
+
 from mdmw import inventory_format, inventory_whole
 from mdmw.checked_yaml import Node, list_of, read, record
 from mdmw.inventory import Inventory
+from mdmw.inventory_document import of_inventory
 
+_ANY_WIDTH = 2**31 - 1
 _INVENTORY = record(
     Inventory,
     {
@@ -29,3 +33,22 @@ def _inventory(root: Node) -> Inventory:
     inventory = _INVENTORY(root)
     inventory_whole.check(inventory, root.at)
     return inventory
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes text of several lines as such, and what is unusual in text as escapes."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        style = None if data.isprintable() else '"'
+        if "\n" in data and data.replace("\n", "").isprintable():
+            style = "|"
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
+
+def written(inventory: Inventory) -> str:
+    """The text of a file that says the same; what was in files of its own is in it."""
+    document = of_inventory(inventory)
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=_ANY_WIDTH)

@@ -4,11 +4,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mdmw.cli import check, completion, demo, node, resolve, serve, sign
+from mdmw.cli import check, completion, demo, doctor, inventory, node, resolve, serve, sign
 from mdmw.errors import MdmwError
 
 _INTERRUPTED = 130  # as a shell says of SIGINT
-_COMMANDS = (serve, check, resolve, sign, node, demo, completion)
+_COMMANDS = (serve, check, resolve, sign, inventory, node, doctor, demo, completion)
 
 
 def build_parser() -> argparse.ArgumentParser:
