@@ -107,13 +107,13 @@ PLAN_ASKED = Series(
     "mdmw_plan_asked_timestamp_seconds",
     "gauge",
     (),
-    "Unix time of the newest knowledge that the plan is from.",
+    "Unix time at which the plan was last known to be right, 0 for never.",
 )
 PLAN_APPLIED = Series(
     "mdmw_plan_applied_timestamp_seconds",
     "gauge",
     (),
-    "Unix time at which the node was last made as planned.",
+    "Unix time at which the node was last as planned, 0 for never.",
 )
 PLAN_PROBLEMS = Series("mdmw_plan_problems", "gauge", (), "What of the plan could not be done.")
 

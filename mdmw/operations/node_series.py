@@ -20,15 +20,15 @@ from mdmw.observe.series import (
 
 
 def node_series(status: NodeStatus) -> Iterator[Metric]:
-    """Listeners, namespaces, and the plan if there is one; a time that never was is left out."""
+    """Listeners, namespaces, and the plan if there is one."""
     yield gauge(NODE_UP, ((), status.is_running))
     yield gauge(NODE_START, ((), status.since))
     kinds = Counter(listener.scope.kind for listener in status.listeners)
     yield gauge(LISTENERS, (("network",), kinds["network"]), (("router",), kinds["router"]))
     yield gauge(NAMESPACES, ((), len({listener.namespace for listener in status.listeners})))
     if status.plan is not None:
-        for series, at in ((PLAN_ASKED, status.plan.asked_at), (PLAN_APPLIED, status.plan.applied_at)):
-            yield gauge(series, *([((), at)] if at else []))
+        yield gauge(PLAN_ASKED, ((), status.plan.asked_at))
+        yield gauge(PLAN_APPLIED, ((), status.plan.applied_at))
         yield gauge(PLAN_PROBLEMS, ((), len(status.plan.problems)))
 
 
