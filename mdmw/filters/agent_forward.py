@@ -18,6 +18,7 @@ from mdmw.boundary.body import read_body
 from mdmw.boundary.hops import answered, onward
 from mdmw.errors import PipelineError
 from mdmw.filters.relayed import Relayed
+from mdmw.observe.checks import provide_check
 from mdmw.options import load, refuse
 from mdmw.records import SOURCE, Environ, Source
 from mdmw.signing import RELAY_SECRET, Signer, relay_signer, secret_options
@@ -91,6 +92,7 @@ def app_factory(global_conf: Mapping[str, str], **local_conf: str) -> AgentForwa
     if signer is None and any(address.scheme != "unix" for address in addresses):
         raise refuse(settings, RELAY_SECRET, "a relay over TCP needs a shared key")
     upstream = Upstream(addresses, limits_of(settings, "agent"), name="agent")
+    provide_check("upstream", upstream.check)
     return AgentForward(upstream, signer, settings.legacy_headers, settings.max_body)
 
 

@@ -22,6 +22,7 @@ from mdmw.records import INSTANCE, SOURCE, Environ
 from mdmw.resolvers import cache_options
 from mdmw.resolvers.caching import Caching
 from mdmw.resolvers.contract import Resolver, find
+from mdmw.resolvers.questions import provide_questions
 
 OPTIONS = [
     cfg.StrOpt(
@@ -100,4 +101,6 @@ def section_options(
 
 def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callable[[App], InstanceResolve]:
     """Paste entry point; raises `ConfigError`."""
-    return partial(InstanceResolve, resolver=make_resolver(global_conf, local_conf))
+    resolver = make_resolver(global_conf, local_conf)
+    provide_questions(resolver)
+    return partial(InstanceResolve, resolver=resolver)

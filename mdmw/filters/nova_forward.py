@@ -19,6 +19,7 @@ from mdmw.boundary.body import read_body
 from mdmw.boundary.hops import onward
 from mdmw.errors import BackendError, PipelineError, Refused
 from mdmw.filters.relayed import Relayed, admit_encoding
+from mdmw.observe.checks import provide_check
 from mdmw.observe.journal import SECOND_PROOF, note
 from mdmw.options import load, refuse
 from mdmw.records import INSTANCE, PROOFS, SOURCE, Environ
@@ -116,6 +117,7 @@ def app_factory(global_conf: Mapping[str, str], **local_conf: str) -> NovaForwar
     if tls is not None:
         tell_expiry("nova", settings.auth_ca_cert, settings.nova_client_cert)
     upstream = Upstream(addresses_of(settings), limits_of(settings, "nova"), tls, "nova")
+    provide_check("upstream", upstream.check)
     return NovaForward(upstream, settings.max_body)
 
 

@@ -36,6 +36,10 @@ class AutoResolver:
         """As the resolver that was taken."""
         return self._resolver.snapshot(scope)
 
+    def check(self) -> str:
+        """As the resolver that was taken."""
+        return self._resolver.check()
+
 
 def _resolver(settings: SimpleNamespace) -> PortResolver:
     if has_credentials(settings):

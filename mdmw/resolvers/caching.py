@@ -80,6 +80,15 @@ class Answer:
         return self.instance
 
 
+@dataclass(frozen=True, slots=True)
+class InSnapshot:
+    """What a snapshot says of a source. `ports` is how many are in it; None: too many to be fetched."""
+
+    as_of: float
+    ports: int | None = None
+    found: Instance | Absent | None = None
+
+
 class Caching:
     """A resolver that remembers what another one said. Called from many threads; a hit takes no lock."""
 
@@ -98,6 +107,7 @@ class Caching:
         self._idle = limits.idle
         self._shared = shared
         self.clock = clock
+        self.resolver = resolver
         self._back_end = BackEnd(resolver, clock)
         keep = limits.expiration + limits.stale
         self._snapshots = Snapshots(self._back_end, keep, shared, group, clock)
@@ -155,6 +165,29 @@ class Caching:
         answer = answer or self._ask_alone(source, key, now, now)
         self._answers.put(key, answer)
         return answer
+
+    def look(self, source: Source) -> tuple[list[tuple[str | None, Answer]], "InSnapshot | None"]:
+        """What is known of a source, without asking anybody.
+
+        Answers, each with the MAC that was seen with it, for any MAC if `source` has none; and what
+        the newest snapshot says.
+        """
+        answers = self._answers.of(source)
+        fact = self._snapshots.known(source.scope)
+        if fact is None:
+            return answers, None
+        if fact.value is None:
+            return answers, InSnapshot(fact.as_of)
+        return answers, InSnapshot(fact.as_of, int(_ports(fact)), _in_snapshot(fact.value, source))
+
+    def purge(self, scope: Scope | None) -> tuple[int, bool]:
+        """Forget what is known of a scope, or everything.
+
+        How many answers and snapshots that were here; and whether other processes find nothing either in the
+        shared cache. What is being asked for at this moment may still be remembered.
+        """
+        shared = self._shared is not None and self._shared.purge(scope)
+        return self._answers.forget(scope) + self._snapshots.forget(scope), shared
 
     def _look_up(self, source: Source, key: _Key, old: Answer | None, now: float) -> Answer:
         found = self._prefetched(source, old, now) if self._back_end.prefetches else None
@@ -252,6 +285,24 @@ class _Recent:
                 by_use = sorted(self._answers, key=lambda key: self._answers[key].used)
                 for old in by_use[: len(by_use) - self._most + self._most // 10]:
                     del self._answers[old]
+
+    def of(self, source: Source) -> list[tuple[str | None, Answer]]:
+        """Those of a source, by the MAC that was seen; without one in `source` for any."""
+        wanted = (source.scope.kind, source.scope.id, source.address)
+        answers = self._answers.copy()
+        return [
+            (key[3], answer)
+            for key, answer in answers.items()
+            if key[:3] == wanted and source.mac in (None, key[3])
+        ]
+
+    def forget(self, scope: Scope | None) -> int:
+        """Drop those of a scope, or all; how many there were."""
+        with self._lock:
+            keys = [key for key in self._answers if scope is None or key[:2] == (scope.kind, scope.id)]
+            for key in keys:
+                del self._answers[key]
+        return len(keys)
 
 
 class _Alone:

@@ -59,6 +59,11 @@ class ChainResolver:
                 failure = failure or error
         raise failure or NotIdentified(f"{source}: no resolver of the chain knows it")
 
+    def check(self) -> str:
+        """Whether each of them can be asked; raises `Unavailable`."""
+        checks = [check for member in self._members if (check := getattr(member, "check", None))]
+        return "; ".join([check() for check in checks]) or "answers from memory"
+
     def snapshot(self, scope: Scope) -> Snapshot | None:
         """The snapshot of the first resolver; None when it has none now, so that each source is asked for."""
         snapshot = getattr(self._members[0], "snapshot", None)

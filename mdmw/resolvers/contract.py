@@ -28,7 +28,8 @@ class Resolver(Protocol):
 
     It may have more: `cheap = True`, when remembering its answers is not worth while;
     `options_for(given)`, a class method that gives the options when they depend on what is in
-    the section (texts by name); `snapshot`, as `Prefetching` says.
+    the section (texts by name); `snapshot`, as `Prefetching` says;
+    `check()`, which says in a few words that the back end can be asked, or raises `Unavailable`.
     """
 
     #: The `VERSION` this class was written for.

@@ -12,6 +12,8 @@ from mdmw.records import Instance, Scope, Source
 from mdmw.resolvers.matching import Port, choose, wanted_mac
 from mdmw.resolvers.snapshot import Snapshot
 
+_NO_ROUTER = "00000000-0000-0000-0000-000000000000"
+
 
 class PortQueries(Protocol):
     """Where ports come from; every method raises `Unavailable` when that cannot be found out now.
@@ -61,6 +63,11 @@ class PortResolver:
         reach = self._reach(scope)
         ports = self._queries.everything(reach.networks)
         return None if ports is None else Snapshot(ports, reach.subnets)
+
+    def check(self) -> str:
+        """Ask Neutron for next to nothing; raises `Unavailable`."""
+        self._queries.router_interfaces(_NO_ROUTER)
+        return "Neutron answers"
 
     def _reach(self, scope: Scope) -> Reach:
         """R-1 and R-2: a router without interfaces reaches nobody."""

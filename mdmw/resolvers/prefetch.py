@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from mdmw.records import Scope
 from mdmw.resolvers.back_end import Absent, BackEnd
 from mdmw.resolvers.flight import Fact, Flights
-from mdmw.resolvers.shared import Group, Key, Shared
+from mdmw.resolvers.shared import SNAPSHOT, Group, Key, Shared
 from mdmw.resolvers.snapshot import Snapshot
 
 #: None when there are too many ports, `Absent` when the scope reaches nobody.
@@ -51,12 +51,21 @@ class Snapshots:
             scope, since, lambda: self._known_since(scope, since) or self._fetch(scope, since)
         )
 
+    def forget(self, scope: Scope | None) -> int:
+        """Drop the one of a scope, or all; how many there were. Answers that came from them count no more."""
+        with self._lock:
+            dropped = [fact for one, fact in self._facts.items() if scope in (None, one)]
+            self._facts = {one: fact for one, fact in self._facts.items() if scope not in (None, one)}
+        for fact in dropped:
+            fact.mark.replaced = True
+        return len(dropped)
+
     def _known_since(self, scope: Scope, since: float) -> Fact[Prefetched] | None:
         fact = self._facts.get(scope)
         return fact if fact is not None and fact.as_of >= since else None
 
     def _fetch(self, scope: Scope, since: float) -> Fact[Prefetched]:
-        key = ("snapshot", scope.kind, scope.id)
+        key = (SNAPSHOT, scope.kind, scope.id)
         with self._group.alone(key) if self._group else nullcontext():
             fact = self._of_others(key, since) or self._ask(key, scope)
         self._remember(scope, fact)

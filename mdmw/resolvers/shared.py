@@ -17,7 +17,7 @@ from dogpile.cache import make_region, register_backend
 from dogpile.cache.api import NO_VALUE
 
 from mdmw.observe.seldom import Seldom
-from mdmw.records import Instance
+from mdmw.records import Instance, Scope
 from mdmw.resolvers.flight import PATIENCE, Fact
 from mdmw.resolvers.group import lock
 from mdmw.resolvers.matching import Port
@@ -27,10 +27,12 @@ LOG = logging.getLogger(__name__)
 
 #: What an entry is about: always with kind and id of the scope.
 Key = tuple[str | None, ...]
+SNAPSHOT = "snapshot"  # before the scope in keys of snapshots
 
 for _name in ("Memcached", "Directory"):
     register_backend(f"mdmw.{_name.lower()}", f"mdmw.resolvers.{_name.lower()}", _name)  # type: ignore[no-untyped-call]  # dogpile
 
+_PURGED = ("purged",)
 _FORMAT = 1  # goes up when entries of the old form can no longer be read
 _MOST_BYTES = 1_000_000  # memcached takes 1 MiB
 _REST = 5.0  # seconds without the region after it failed
@@ -78,6 +80,11 @@ class Shared:
         """Leave an instance for the others."""
         self._save(key, as_of, {"instance": [found.id, found.project_id, found.port_id]})
 
+    def purge(self, scope: Scope | None) -> bool:
+        """Have everybody ignore what was asked until now, of a scope or at all; False if that fails."""
+        now = self._own_clock()
+        return self._save(_PURGED if scope is None else (*_PURGED, scope.kind, scope.id), now, {})
+
     def _load(self, key: Key, since: float, build: Callable[[dict[str, Any]], Any]) -> Fact[Any] | None:
         now = self._own_clock()
         if now < self._resting_until or since > now - self._margin:
@@ -91,6 +98,8 @@ class Shared:
                 return None
             age = self._clock() - entry["as_of"]
             fact = Fact(build(entry), now - max(age, 0.0) - self._margin)
+            if self._is_purged(key, entry["as_of"]):
+                return None
         except OSError as error:
             self._rest(error)
             return None
@@ -99,18 +108,29 @@ class Shared:
             return None
         return fact if fact.as_of >= since and age >= -self._margin else None
 
-    def _save(self, key: Key, as_of: float, content: dict[str, Any]) -> None:
+    def _is_purged(self, key: Key, as_of: float) -> bool:
+        """Marks live as long as what they are about. Raises what reading an entry raises."""
+        scope = key[1:3] if key[0] == SNAPSHOT else key[:2]
+        for mark in (_PURGED, (*_PURGED, *scope)):
+            data = self._region.get(_text(mark), ignore_expiration=True)
+            if data is not NO_VALUE and as_of <= json.loads(data)["as_of"] + self._margin:
+                return True
+        return False
+
+    def _save(self, key: Key, as_of: float, content: dict[str, Any]) -> bool:
         now = self._own_clock()
         if now < self._resting_until:
-            return
+            return False
         entry = {"key": key, "as_of": self._clock() - (now - as_of), **content}
         data = json.dumps(entry, separators=(",", ":")).encode()
         if len(data) > _MOST_BYTES:
-            return
+            return False
         try:
             self._region.set(_text(key), data)
         except OSError as error:
             self._rest(error)
+            return False
+        return True
 
     def _rest(self, error: OSError) -> None:
         self._resting_until = self._own_clock() + _REST

@@ -119,6 +119,12 @@ class Upstream:
                 self._slots.release()
         return answer
 
+    def check(self) -> str:
+        """Connect, in the order of a request, and say to whom; raises `Unavailable`."""
+        connection = self._connect(self.deadline())
+        connection.close()
+        return f"{connection.address} accepts connections"
+
     # --- one attempt after the other -----------------------------------------------------
 
     def _ask(self, method: str, target: str, headers: Headers, body: bytes, deadline: float) -> Answer:
