@@ -55,6 +55,19 @@ exit 0
 """
 
 
+# For another process: a plan on its input becomes so, with the state in this directory.
+CONVERGE = """
+import pathlib, sys
+from mdmw.node.converge import converge
+from mdmw.node.plan_text import loads
+from mdmw.node.wanted import Places
+plan, places = loads(sys.stdin.readline()), Places(state=pathlib.Path(sys.argv[1]))
+print("ready", flush=True)
+report = converge(plan, places)
+print(report.problems, *report.actions)
+"""
+
+
 def obstacle(*programs: str) -> str:
     """Why there can be no such host here; empty when there can be one."""
     missing = [name for name in (*_PROGRAMS, *programs) if not shutil.which(name)]

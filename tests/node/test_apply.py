@@ -15,7 +15,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from kvm_host import Host, inside, ip, made, obstacle
+from kvm_host import CONVERGE, Host, inside, ip, made, obstacle
 
 from mdmw.node.actions import ReloadDnsmasq, Remember, RemoveAddress, StartDnsmasq, WriteFile
 from mdmw.node.apply import apply, write
@@ -209,23 +209,11 @@ def test_a_crash_after_any_action_heals(site):
         assert [path.name for path in site.places.state.iterdir()] == ["lock"], stop
 
 
-_CONVERGE = """
-import pathlib, sys
-from mdmw.node.converge import converge
-from mdmw.node.plan_text import loads
-from mdmw.node.wanted import Places
-plan, places = loads(sys.stdin.readline()), Places(state=pathlib.Path(sys.argv[1]))
-print("ready", flush=True)
-report = converge(plan, places)
-print(report.problems, *report.actions)
-"""
-
-
 @pytest.mark.parametrize("milliseconds", [1, 8, 20, 40, 70])
 def test_a_killed_process_heals(site, milliseconds):
     """SIGKILL within an action, wherever that is."""
     wanted = site.plan()
-    command = [sys.executable, "-c", _CONVERGE, str(site.places.state)]
+    command = [sys.executable, "-c", CONVERGE, str(site.places.state)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         process.stdin.write(dumps(wanted) + "\n")
         process.stdin.flush()
@@ -547,7 +535,7 @@ def test_p_3_nonlocal_bind(neutron, has_its_own):
     outside = neutron.host.namespace(neutron.host.name("h"))
     name = "/proc/sys/net/ipv4/ip_nonlocal_bind"
     inside(neutron.dhcp, "sh", "-c", f"echo 0 >{name}")
-    rest = [f"--net=/run/netns/{outside}", sys.executable, "-c", _CONVERGE, str(neutron.host.places.state)]
+    rest = [f"--net=/run/netns/{outside}", sys.executable, "-c", CONVERGE, str(neutron.host.places.state)]
     words = ["nsenter", *rest]
     if not has_its_own:
         words = ["unshare", "--mount", "sh", "-c", _WITHOUT, "sh", neutron.dhcp, *rest]
