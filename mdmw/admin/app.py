@@ -15,11 +15,14 @@ from webob import Response
 
 from mdmw import wire
 from mdmw.admin import openapi, routing
+from mdmw.admin.acting import Acting
 from mdmw.admin.answers import new_request_id, refusal, reply
 from mdmw.admin.call import Call, read
 from mdmw.admin.inventory import Inventory
 from mdmw.admin.operators import OPERATOR, Operator
 from mdmw.admin.policy import Policy
+from mdmw.admin.processes import Processes
+from mdmw.admin.served import Served
 from mdmw.boundary.base import StartResponse
 from mdmw.errors import MethodNotAllowed, NotFound, PipelineError
 from mdmw.inventory_store import InventoryStore
@@ -27,6 +30,17 @@ from mdmw.options import load
 from mdmw.records import Environ
 
 OPTIONS = [
+    cfg.StrOpt(
+        "introspect_dir",
+        default="/run/mdmw/processes",
+        help="Directory with the sockets of the serving processes, as the filter introspect has it. They "
+        "answer root and their own user only, so the API runs as one of these.",
+    ),
+    cfg.StrOpt(
+        "node_status_file",
+        default="/run/mdmw/node-status.json",
+        help="What mdmw-node says of its listeners; where there is no such file, no listeners are shown.",
+    ),
     cfg.StrOpt(
         "policy_file",
         help="YAML file of oslo.policy that overrides rules of the code; etc/policy.yaml has them all. "
@@ -98,9 +112,12 @@ def make(
 ) -> Admin:
     """The application of a section; `pipelines` describes those of the ini file. Raises `ConfigError`."""
     settings = load("admin", OPTIONS, global_conf, local_conf)
+    processes = Processes(settings.introspect_dir)
     handlers: dict[str, Handler] = {
         "get_config": lambda _: reply(pipelines()),
         "get_openapi": lambda _: reply(openapi.document()),
+        **Served(processes, settings.node_status_file).handlers(),
+        **Acting(processes).handlers(),
         **Inventory(_store(settings)).handlers(),
     }
     return Admin(Policy(settings.policy_file), handlers)

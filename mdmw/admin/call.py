@@ -68,6 +68,9 @@ def _query(environ: Environ, known: Iterable[Parameter]) -> dict[str, Any]:
             raise BadRequest(f"query: {name} is there twice")
         seen.add(name)
         values[name] = _value(by_name[name], text)
+    for name, parameter in by_name.items():
+        if parameter.required and name not in values:
+            raise BadRequest(f"query: {name} is needed")
     return values
 
 
@@ -80,6 +83,10 @@ def _value(parameter: Parameter, text: str) -> Any:
             bound = f" to {most}" if "maximum" in schema else " or more"
             raise BadRequest(f"query: {parameter.name}: a number, {least}{bound}, is allowed")
         return number
+    if schema["type"] == "boolean":
+        if text not in ("true", "false"):
+            raise BadRequest(f"query: {parameter.name}: true or false is allowed")
+        return text == "true"
     if "enum" in schema and text not in schema["enum"]:
         raise BadRequest(f"query: {parameter.name}: {', '.join(schema['enum'])} are allowed")
     if not schema.get("minLength", 0) <= len(text) <= schema.get("maxLength", len(text)):

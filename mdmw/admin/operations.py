@@ -122,7 +122,88 @@ def _inventory(kind: str, one: str, reading: Literal["reader", "admin"]) -> tupl
     )
 
 
+def _places(kind: str, one: str) -> tuple[Operation, ...]:
+    """What can be asked about networks, or about routers."""
+    return (
+        Operation(
+            f"list_{kind}",
+            "GET",
+            f"/v1/{kind}",
+            READER,
+            f"The {kind} that are served here: their listeners since when, and their requests so far.",
+            schemas.places(kind),
+            query=_PAGE,
+            errors=(503,),
+        ),
+        Operation(
+            f"get_{one}",
+            "GET",
+            f"/v1/{kind}/{{id}}",
+            READER,
+            f"The same about one of the {kind}.",
+            schemas.place(one),
+            errors=(404, 503),
+        ),
+    )
+
+
 OPERATIONS: tuple[Operation, ...] = (
+    *_places("networks", "network"),
+    *_places("routers", "router"),
+    Operation(
+        "list_requests",
+        "GET",
+        "/v1/requests",
+        READER,
+        "The last requests of guests, the newest first; each process remembers its last 1000.",
+        schemas.REQUESTS,
+        query=(_LIMIT, *_SCOPE),
+        errors=(503,),
+    ),
+    Operation(
+        "get_instance",
+        "GET",
+        "/v1/instances/{id}",
+        READER,
+        "What was served to an instance lately.",
+        schemas.INSTANCE,
+        query=(_LIMIT,),
+        errors=(503,),
+    ),
+    Operation(
+        "resolve",
+        "GET",
+        "/v1/resolve",
+        READER,
+        "Who is this: what the resolver says, asked as for a guest, and what the caches know beforehand.",
+        schemas.RESOLVED,
+        query=(
+            *_SCOPE,
+            Parameter("address", "the guest's address", {"type": "string", "maxLength": 64}, required=True),
+            Parameter("mac", "the guest's MAC", {"type": "string", "maxLength": 17}),
+            Parameter("fresh", "true: not out of a cache", {"type": "boolean", "default": False}),
+        ),
+        errors=(503,),
+    ),
+    Operation(
+        "purge_cache",
+        "POST",
+        "/v1/cache:purge",
+        ADMIN,
+        "Have all processes forget who is who on a network or router, or everywhere.",
+        schemas.PURGED,
+        body=schemas.PURGE,
+        errors=(503,),
+    ),
+    Operation(
+        "reload",
+        "POST",
+        "/v1/reload",
+        ADMIN,
+        "Have the configuration loaded again by all processes that can; each says what happens.",
+        schemas.RELOADED,
+        errors=(503,),
+    ),
     Operation(
         "get_config",
         "GET",

@@ -80,3 +80,95 @@ CONFIG = _object(
         },
     }
 )
+
+NUMBER: Schema = {"type": "number"}
+_COUNTS: Schema = {"type": "object", "additionalProperties": INTEGER}
+_PROCESS = {"pipeline": STRING, "pid": INTEGER}
+SILENT = _list(_object({**_PROCESS, "problem": STRING}))
+_NULLABLE_OBJECT: Schema = {"type": ["object", "null"]}
+
+#: `durations` counts requests by how long they took: not above each of `bounds`, then all above.
+_COUNTERS = _object(
+    {
+        "requests": INTEGER,
+        "statuses": _COUNTS,
+        "seconds": NUMBER,
+        "slowest": NUMBER,
+        "durations": _list(INTEGER),
+        "first": TIME,
+        "last": TIME,
+    }
+)
+_PLACE = _object(
+    {
+        "id": STRING,
+        "listeners": _list(_object({"namespace": STRING, "address": STRING, "port": INTEGER, "since": TIME})),
+        "problems": _list(STRING),
+        "pipelines": {"type": "object", "additionalProperties": _COUNTERS},
+    }
+)
+_BOUNDS = _list(NUMBER)
+
+
+def places(name: str) -> Schema:
+    """A part of the networks, or of the routers."""
+    return _object({name: _list(_PLACE), "bounds": _BOUNDS, "next": NULLABLE, "silent": SILENT})
+
+
+def place(name: str) -> Schema:
+    """One network or router."""
+    return _object({name: _PLACE, "bounds": _BOUNDS, "silent": SILENT})
+
+
+_REQUEST = _object(
+    {
+        **_PROCESS,
+        "time": TIME,
+        "request_id": STRING,
+        "address": NULLABLE,
+        "network": NULLABLE,
+        "router": NULLABLE,
+        "instance": NULLABLE,
+        "project": NULLABLE,
+        "method": STRING,
+        "path": STRING,
+        "status": INTEGER,
+        "bytes": INTEGER,
+        "seconds": NUMBER,
+        "stages": {"type": "object", "additionalProperties": NUMBER},
+        "cache": STRING,
+        "error": STRING,
+        "notes": _COUNTS,
+    }
+)
+REQUESTS = _object({"requests": _list(_REQUEST), "silent": SILENT})
+INSTANCE = _object({"id": STRING, "requests": _list(_REQUEST), "silent": SILENT})
+RESOLVED = _object(
+    {
+        "network": STRING,
+        "router": STRING,
+        "address": STRING,
+        "instance": _NULLABLE_OBJECT,
+        "reason": STRING,
+        "path": _object(
+            {**_PROCESS, "resolver": STRING, "cache": STRING, "calls": INTEGER, "seconds": NUMBER}
+        ),
+        "caches": _list(
+            _object({**_PROCESS, "answers": _list({"type": "object"}), "snapshot": _NULLABLE_OBJECT})
+        ),
+        "silent": SILENT,
+    },
+    "network",
+    "router",
+)
+PURGE: Schema = {
+    "oneOf": [
+        _object({"network": {"type": "string", "minLength": 1}}),
+        _object({"router": {"type": "string", "minLength": 1}}),
+        _object({"all": {"const": True}}),
+    ]
+}
+PURGED = _object({"processes": _list(_object({**_PROCESS, "dropped": INTEGER})), "silent": SILENT})
+RELOADED = _object(
+    {"processes": _list(_object({**_PROCESS, "reloads": {"type": "boolean"}, "text": STRING}))}
+)

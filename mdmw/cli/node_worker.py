@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 
 from mdmw.errors import ConfigError
 from mdmw.node.channel import Channel, Ended
@@ -40,6 +41,7 @@ def main() -> int:
     from mdmw.observe import desk
     from mdmw.observe.logs import log_to_stderr
     from mdmw.wsgi import pipelines
+    from mdmw.wsgi.reload import by_hand
 
     log_to_stderr()
     config = shipped_config()
@@ -68,6 +70,7 @@ def main() -> int:
     channel.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     sock = socket.socket(fileno=message.descriptors[0])
+    desk.provide("reload", partial(by_hand, "mdmw-node does it: systemctl reload mdmw-node"))
     desk.open_all()
     Worker(application, config, sock, arguments.connections).run()
     return 0

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import resources
 from typing import Any
 
@@ -22,6 +23,7 @@ from mdmw.cli.privileges import Ids, become
 from mdmw.errors import ConfigError
 from mdmw.observe import desk
 from mdmw.wsgi.pipelines import SWITCH_INTERVAL
+from mdmw.wsgi.reload import by_hand, by_master
 
 LOG = logging.getLogger(__name__)
 
@@ -114,6 +116,7 @@ class _Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
 
 class _Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def run(self) -> None:
+        desk.provide("reload", by_master)
         desk.open_all()
         super().run()
 
@@ -167,6 +170,7 @@ class OneProcess(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def run(self) -> None:
         become(self._ids)
+        desk.provide("reload", partial(by_hand, "it has a command line, not a file: start it anew"))
         desk.open_all()
         self._ready()
         super().run()

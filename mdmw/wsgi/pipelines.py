@@ -16,6 +16,7 @@ from mdmw.errors import ConfigError
 from mdmw.observe import desk
 from mdmw.observe.logs import log_to_stderr
 from mdmw.options import PIPELINE
+from mdmw.wsgi.reload import provide_reload
 
 #: The pipelines of the shipped file that have a module under `mdmw.wsgi`.
 NAMES = ("proxy", "agent", "combined", "standalone", "nova")
@@ -109,6 +110,7 @@ def load_or_exit(pipeline: str) -> App:
         print(f"mdmw: {error}", file=sys.stderr)
         arbiter = sys.modules.get("gunicorn.arbiter")
         sys.exit(arbiter.Arbiter.WORKER_BOOT_ERROR if arbiter else 2)
+    provide_reload(pipeline)
     _open_desk()
     return application
 

@@ -1,0 +1,64 @@
+"""How a serving process has its configuration loaded again, when an operator asks for that from afar.
+
+What it answers: `{"reloads": bool, "text": what happens, "told": [pid, ...]}`, told being the processes
+that got a signal. A process that is behind one of those does not signal it a second time.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mdmw.errors import BadRequest
+from mdmw.observe.desk import provide
+
+
+def provide_reload(pipeline: str) -> None:
+    """Answer `reload` as the server allows that loads this."""
+    if "uwsgi" in sys.modules:
+        provide("reload", partial(_by_uwsgi, pipeline))
+    elif "gunicorn.arbiter" in sys.modules:
+        provide("reload", by_master)
+    else:
+        provide("reload", partial(by_hand, "this server cannot do it: restart it"))
+
+
+def by_master(told: Sequence[int]) -> dict[str, Any]:
+    """gunicorn's: it looks at the configuration first, and says in its log what it found."""
+    master = os.getppid()
+    if master in told:
+        return _answer(True, f"process {master} was told already")
+    try:
+        os.kill(master, signal.SIGHUP)
+    except PermissionError:
+        return _answer(False, f"its master, process {master}, is of another user: reload the service")
+    return _answer(True, f"process {master} got a SIGHUP; its log says what came of it", master)
+
+
+def by_hand(text: str, told: Sequence[int]) -> dict[str, Any]:  # noqa: ARG001 - as the others
+    """For processes that cannot; `text` says who can."""
+    return _answer(False, text)
+
+
+def _by_uwsgi(pipeline: str, told: Sequence[int]) -> dict[str, Any]:
+    """It would end with a configuration that is not good, so that is looked at first."""
+    import uwsgi  # only exists inside a uWSGI worker
+
+    master = uwsgi.masterpid()
+    if master in told:
+        return _answer(True, f"process {master} was told already")
+    python = Path(sys.prefix, "bin", "python3")  # sys.executable is uWSGI itself
+    check = [str(python), "-m", "mdmw", "check", pipeline]
+    checked = subprocess.run(check, capture_output=True, text=True, check=False)  # noqa: S603 - no shell, a command of ours
+    if checked.returncode:
+        raise BadRequest(f"the old configuration stays in service: {checked.stderr.strip()}")
+    uwsgi.reload()
+    return _answer(True, f"process {master} begins anew", master)
+
+
+def _answer(reloads: bool, text: str, *told: int) -> dict[str, Any]:
+    return {"reloads": reloads, "text": text, "told": told}
