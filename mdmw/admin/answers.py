@@ -11,7 +11,7 @@ from typing import Any
 from webob import Response
 
 from mdmw import errors, wire
-from mdmw.observe import journal
+from mdmw.observe import ids, journal
 
 LOG = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ _DEFECT = "mdmw has a defect; its log says more under this request id"
 def new_request_id() -> str:
     """That of the journal, where somebody keeps one."""
     kept = journal.current()
-    return kept.request_id if kept else journal.new_request_id()
+    return kept.request_id if kept else ids.new_request_id()
 
 
 def reply(document: Any, status: int = 200) -> Response:

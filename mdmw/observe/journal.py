@@ -7,12 +7,11 @@ without an observer these do nothing. Nobody decides anything by it.
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from random import getrandbits
 from time import perf_counter, time
 from types import MappingProxyType
 from typing import Protocol
-from uuid import uuid4
 
+from mdmw.observe.ids import new_request_id
 from mdmw.observe.trace_context import TraceContext
 from mdmw.records import Instance, Source
 
@@ -29,8 +28,6 @@ NOTES = (CONNECTED, FAILOVER, RETRIED, SECOND_PROOF, RESOLVER_CALL, RESOLVER_FAI
 #: What the cache had for a source; "" where there is no cache.
 HIT, SNAPSHOT, MISS, STALE = "hit", "snapshot", "miss", "stale"
 CACHE_OUTCOMES = (HIT, SNAPSHOT, MISS, STALE)
-
-_PROCESS = f"req-{uuid4()}"[:-12]
 
 
 class Observer(Protocol):
@@ -104,8 +101,3 @@ def note_error(error: BaseException) -> str:
         return new_request_id()
     journal.error = type(error).__name__
     return journal.request_id
-
-
-def new_request_id() -> str:
-    """As all of OpenStack spells it: `req-` and a UUID. Only its last 48 bits differ within a process."""
-    return f"{_PROCESS}{getrandbits(48):012x}"

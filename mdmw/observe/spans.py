@@ -15,9 +15,10 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
+from mdmw.observe.ids import new_span_id, new_trace_id
 from mdmw.observe.journal import Journal
 from mdmw.observe.lines import path_of
-from mdmw.observe.trace_context import TraceContext, new_span_id, new_trace_id
+from mdmw.observe.trace_context import TraceContext
 
 _AT_ONCE = 100  # requests in one export
 _NANOSECONDS = 1_000_000_000

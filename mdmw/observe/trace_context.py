@@ -5,9 +5,7 @@ https://www.w3.org/TR/trace-context/#traceparent-header
 
 import re
 from dataclasses import dataclass
-from random import getrandbits
 
-_TRACE_BITS, _SPAN_BITS = 128, 64
 _HEADER = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[!-~]*)?")
 _INVALID_VERSION = "ff"
 _SAMPLED = 1
@@ -34,13 +32,3 @@ def parse(text: str) -> TraceContext | None:
     if not int(match[2], 16) or not int(match[3], 16):
         return None
     return TraceContext(match[2], match[3], bool(int(match[4], 16) & _SAMPLED))
-
-
-def new_trace_id() -> str:
-    """Never all zeros, which the W3C forbids."""
-    return f"{getrandbits(_TRACE_BITS) or 1:032x}"
-
-
-def new_span_id() -> str:
-    """Never all zeros, which the W3C forbids."""
-    return f"{getrandbits(_SPAN_BITS) or 1:016x}"
