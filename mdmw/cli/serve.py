@@ -11,6 +11,8 @@ from mdmw.wsgi import pipelines
 _DEFAULT_BIND = {
     "agent": "unix:/run/mdmw/metadata_proxy",
     "nova": "unix:/run/mdmw/nova",
+    "admin": "unix:/run/mdmw/admin",
+    "admin-local": "unix:/run/mdmw/admin",
 }
 _GUESTS_BIND = "169.254.169.254:80"
 
@@ -28,7 +30,7 @@ def add_parser(commands: Any) -> None:
         "--bind",
         action="append",
         metavar="unix:/PATH|HOST:PORT",
-        help=f"where to listen, may be repeated; default: {_GUESTS_BIND}, for agent and nova "
+        help=f"where to listen, may be repeated; default: {_GUESTS_BIND}, for agent, nova and admin "
         "a unix socket in /run/mdmw. fd://N is a socket inherited from the caller (gunicorn only)",
     )
     parser.add_argument("--server", choices=list(SERVERS), default="gunicorn", help="default: %(default)s")

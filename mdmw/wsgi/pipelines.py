@@ -110,7 +110,7 @@ def load_or_exit(pipeline: str) -> App:
         print(f"mdmw: {error}", file=sys.stderr)
         arbiter = sys.modules.get("gunicorn.arbiter")
         sys.exit(arbiter.Arbiter.WORKER_BOOT_ERROR if arbiter else 2)
-    provide_reload(pipeline)
+    provide_reload()
     _open_desk()
     return application
 

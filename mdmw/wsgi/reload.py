@@ -6,22 +6,21 @@ that got a signal. A process that is behind one of those does not signal it a se
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from mdmw.errors import BadRequest
 from mdmw.observe.desk import provide
 
 
-def provide_reload(pipeline: str) -> None:
-    """Answer `reload` as the server allows that loads this."""
-    if "uwsgi" in sys.modules:
-        provide("reload", partial(_by_uwsgi, pipeline))
-    elif "gunicorn.arbiter" in sys.modules:
+def provide_reload() -> None:
+    """Answer `reload` as the server allows that loads this.
+
+    uWSGI's own is not asked for: where it was installed by pip it begins anew as a Python
+    that does not find it, and ends.
+    """
+    if "gunicorn.arbiter" in sys.modules:
         provide("reload", by_master)
     else:
         provide("reload", partial(by_hand, "this server cannot do it: restart it"))
@@ -42,22 +41,6 @@ def by_master(told: Sequence[int]) -> dict[str, Any]:
 def by_hand(text: str, told: Sequence[int]) -> dict[str, Any]:  # noqa: ARG001 - as the others
     """For processes that cannot; `text` says who can."""
     return _answer(False, text)
-
-
-def _by_uwsgi(pipeline: str, told: Sequence[int]) -> dict[str, Any]:
-    """It would end with a configuration that is not good, so that is looked at first."""
-    import uwsgi  # only exists inside a uWSGI worker
-
-    master = uwsgi.masterpid()
-    if master in told:
-        return _answer(True, f"process {master} was told already")
-    python = Path(sys.prefix, "bin", "python3")  # sys.executable is uWSGI itself
-    check = [str(python), "-m", "mdmw", "check", pipeline]
-    checked = subprocess.run(check, capture_output=True, text=True, check=False)  # noqa: S603 - no shell, a command of ours
-    if checked.returncode:
-        raise BadRequest(f"the old configuration stays in service: {checked.stderr.strip()}")
-    uwsgi.reload()
-    return _answer(True, f"process {master} begins anew", master)
 
 
 def _answer(reloads: bool, text: str, *told: int) -> dict[str, Any]:
