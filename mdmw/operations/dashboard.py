@@ -1,0 +1,48 @@
+"""dashboard: a page that draws what `exposition` says, for a host without Grafana.
+
+Reads: the path.
+Answers: GET / and the page's own files. What else is asked is for the next application.
+Place: on the operators' listener, before `exposition`; never in a pipeline of guests.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from importlib import resources
+
+from webob import Response
+
+from mdmw.boundary.base import App, StartResponse
+from mdmw.options import load
+from mdmw.records import Environ
+
+_FILES = {"/": "dashboard.html", "/dashboard.css": "dashboard.css", "/dashboard.js": "dashboard.js"}
+_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
+# Nothing from elsewhere; the colour of a line is in its style attribute.
+_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
+
+
+class Dashboard:
+    """Three files of the package, and what is behind them."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._pages = {path: _page(name) for path, name in _FILES.items()}
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        return self._pages.get(environ.get("PATH_INFO", ""), self._app)(environ, start_response)
+
+
+def _page(name: str) -> App:
+    body = (resources.files("mdmw.operations") / "page" / name).read_bytes()
+    content_type = _TYPES[name.rpartition(".")[2]]
+    response = Response(body, content_type=content_type, charset="UTF-8", conditional_response=True)
+    response.headers["Content-Security-Policy"] = _POLICY
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.md5_etag()
+    page: App = response
+    return page
+
+
+def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callable[[App], Dashboard]:
+    """Paste entry point; raises `ConfigError`."""
+    load("dashboard", [], global_conf, local_conf)
+    return Dashboard
