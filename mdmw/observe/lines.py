@@ -12,7 +12,7 @@ from mdmw.wire import ABSOLUTE
 
 #: Most characters of a path, an id and a method; a line is then shorter than PIPE_BUF, 4096 bytes,
 #: so that lines of several processes do not mix in a pipe.
-MOST_OF_PATH, _MOST_OF_ID, _MOST_OF_METHOD = 512, 64, 20
+MOST_OF_PATH, MOST_OF_ID, MOST_OF_METHOD = 200, 40, 20
 
 _PLAIN = re.compile(r"[!#-,.-\[\]-~][!#-\[\]-~]*")  # a word that needs no quotes, and is not "-"
 
@@ -27,12 +27,12 @@ def json_line(journal: Journal) -> str:
         fields.append(f'"trace_id":"{journal.trace.trace_id}"')
     if source:
         scope = source.scope
-        fields.append(f'"address":{quoted(source.address)},"{scope.kind}":{quoted(scope.id[:_MOST_OF_ID])}')
+        fields.append(f'"address":{quoted(source.address)},"{scope.kind}":{quoted(scope.id[:MOST_OF_ID])}')
     elif journal.peer:
-        fields.append(f'"address":{quoted(journal.peer[:_MOST_OF_ID])}')
+        fields.append(f'"address":{quoted(journal.peer[:MOST_OF_ID])}')
     if instance:
-        fields.append(f'"instance":{quoted(instance.id[:_MOST_OF_ID])}')
-    fields.append(f'"method":{quoted(journal.method[:_MOST_OF_METHOD])},"path":{_path(target)}')
+        fields.append(f'"instance":{quoted(instance.id[:MOST_OF_ID])}')
+    fields.append(f'"method":{quoted(journal.method[:MOST_OF_METHOD])},"path":{_path(target)}')
     if "?" in target:
         fields.append('"query":true')
     stages = ",".join([f'"{stage}":{seconds * 1000:.3f}' for stage, seconds in journal.stages.items()])
@@ -54,13 +54,13 @@ def text_line(journal: Journal) -> str:
     """Ten columns, `-` for what there is not, then `name=value`. Times are milliseconds."""
     source, instance, target = journal.source, journal.instance, journal.target
     if source:
-        who = f"{source.address} {source.scope.kind}/{_word(source.scope.id[:_MOST_OF_ID])}"
+        who = f"{source.address} {source.scope.kind}/{_word(source.scope.id[:MOST_OF_ID])}"
     else:
-        who = f"{_word(journal.peer[:_MOST_OF_ID])} -"
+        who = f"{_word(journal.peer[:MOST_OF_ID])} -"
     columns = [
         f"{_time(journal.time)} {journal.request_id} {who}"
-        f" {_word(instance.id[:_MOST_OF_ID]) if instance else '-'}"
-        f" {_word(journal.method[:_MOST_OF_METHOD])} {_quoted_path(target.partition('?')[0])}"
+        f" {_word(instance.id[:MOST_OF_ID]) if instance else '-'}"
+        f" {_word(journal.method[:MOST_OF_METHOD])} {_quoted_path(target.partition('?')[0])}"
         f" {journal.status} {journal.sent} {journal.seconds * 1000:.3f}",
         *[f"{stage}={seconds * 1000:.3f}" for stage, seconds in journal.stages.items()],
     ]
