@@ -6,6 +6,9 @@ Answers: nothing; questions come over unix sockets in `introspect_dir`, never fr
 Place: first, behind access-log and metrics if they are there.
 """
 
+import os
+import resource
+import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -48,6 +51,10 @@ class Recorder:
             self._desk.open()
         self._batch.add(journal)
 
+    def process(self) -> dict[str, Any]:
+        """The answer to `process`: that it is there."""
+        return {"pid": os.getpid(), "threads": threading.active_count(), "memory": _memory()}
+
     def counters(self) -> dict[str, Any]:
         """The answer to `counters`: requests of each network and router since this process began."""
         self._batch.flush()
@@ -63,6 +70,12 @@ class Recorder:
         return self._tally.recent(limit, partial(_concerns, scope, instance))
 
 
+def _memory() -> int:
+    """Bytes of RAM that are in use, those that are shared with other processes included."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
 def _concerns(scope: list[str] | None, instance: str | None, journal: Journal) -> bool:
     if scope is not None:
         source = journal.source
@@ -75,6 +88,7 @@ def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callabl
     """Paste entry point; raises `ConfigError`."""
     settings = load("introspect", OPTIONS, global_conf, local_conf)
     recorder = Recorder(Desk(Path(settings.introspect_dir), global_conf.get(PIPELINE, "mdmw")))
+    provide("process", recorder.process)
     provide("counters", recorder.counters)
     provide("recent", recorder.recent)
     return partial(Observed, observer=recorder)

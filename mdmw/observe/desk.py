@@ -39,6 +39,8 @@ class Desk:
         self._pipeline = pipeline
         self._lock = threading.Lock()
         self._listener: socket.socket | None = None
+        if older := _DESKS.get((directory, pipeline)):
+            older.close()
         _DESKS[directory, pipeline] = self
 
     def open(self) -> None:
