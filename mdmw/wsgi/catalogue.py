@@ -18,7 +18,7 @@ from mdmw.filters import (
     source_identify,
     trace,
 )
-from mdmw.operations import exposition
+from mdmw.operations import exposition, health
 from mdmw.resolvers.auto import AutoResolver
 from mdmw.resolvers.chain import ChainResolver
 from mdmw.resolvers.inventory import InventoryResolver
@@ -40,6 +40,7 @@ OPTIONS: dict[str, Sequence[cfg.Opt]] = {
     "introspect": introspect.OPTIONS,
     "metrics": metrics.OPTIONS,
     "exposition": exposition.OPTIONS,
+    "health": health.OPTIONS,
 }
 
 #: Resolver -> its options. `auto` takes those of neutron and of neutron-rpc.
