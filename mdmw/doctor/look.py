@@ -42,7 +42,7 @@ _MEANING: dict[type[actions.Action], str] = {
     actions.AddRoute: "route-missing",
     actions.SetRules: "rules-missing",
     actions.WriteFile: "options-missing",
-    actions.StartDnsmasq: "dhcp-dead",
+    actions.StartProgram: "dhcp-dead",
 }
 
 

@@ -5,7 +5,7 @@ on the next run.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 from mdmw.node.plan import Wire
@@ -20,7 +20,7 @@ class Ours:
     """What mdmw made in and for a namespace, kept in a file so that it can be taken away again.
 
     `things` are words: "namespace", "device NAME" (on the host), "address DEVICE ADDRESS",
-    "rules FIREWALL", "options", "dnsmasq". `lost_ipv6` is when another node was found to have
+    "rules FIREWALL", "options", "dnsmasq", "radvd". `lost_ipv6` is when another node was found to have
     the IPv6 metadata address of the network, in seconds since 1970.
     """
 
@@ -213,18 +213,18 @@ class RemoveFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class StartDnsmasq:
-    """dnsmasq in the namespace, with its pid file."""
+class StartProgram:
+    """A program in the namespace, with its pid file."""
 
     namespace: str
     argv: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.namespace}: start dnsmasq"
+        return f"{self.namespace}: start {_name(self.argv)}"
 
 
 @dataclass(frozen=True, slots=True)
-class StopDnsmasq:
+class StopProgram:
     """The process that has this command line; its id is looked up in the pid file again."""
 
     namespace: str
@@ -232,19 +232,23 @@ class StopDnsmasq:
     argv: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.namespace}: stop dnsmasq"
+        return f"{self.namespace}: stop {_name(self.argv)}"
 
 
 @dataclass(frozen=True, slots=True)
-class ReloadDnsmasq:
-    """SIGHUP: dnsmasq reads its hosts and options again."""
+class ReloadProgram:
+    """SIGHUP: the program reads its files again."""
 
     namespace: str
     pid_file: Path
     argv: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.namespace}: tell dnsmasq to read its files again"
+        return f"{self.namespace}: tell {_name(self.argv)} to read its files again"
+
+
+def _name(argv: tuple[str, ...]) -> str:
+    return PurePath(argv[0]).name
 
 
 Action = (
@@ -264,7 +268,7 @@ Action = (
     | RemoveRules
     | WriteFile
     | RemoveFiles
-    | StartDnsmasq
-    | StopDnsmasq
-    | ReloadDnsmasq
+    | StartProgram
+    | StopProgram
+    | ReloadProgram
 )

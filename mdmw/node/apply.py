@@ -22,7 +22,7 @@ from mdmw.node.actions import (
     MakeCable,
     MakeNamespace,
     Ours,
-    ReloadDnsmasq,
+    ReloadProgram,
     Remember,
     RemoveAddress,
     RemoveDevice,
@@ -32,8 +32,8 @@ from mdmw.node.actions import (
     RemoveRules,
     SetRules,
     SetSysctl,
-    StartDnsmasq,
-    StopDnsmasq,
+    StartProgram,
+    StopProgram,
     WriteFile,
 )
 from mdmw.node.namespaces import CommandError
@@ -42,7 +42,7 @@ from mdmw.node.present import inside
 from mdmw.node.wanted import NONLOCAL_BIND, Places
 
 _PATIENCE = 5.0  # seconds from SIGTERM to SIGKILL (P-13)
-_DIRECTORY, _FILE = 0o755, 0o644  # dnsmasq reads them as a user of its own
+_DIRECTORY, _FILE = 0o755, 0o644  # the programs read them as users of their own
 
 
 def apply(action: Action, places: Places) -> None:
@@ -86,11 +86,11 @@ def apply(action: Action, places: Places) -> None:
         case RemoveFiles(path=path):
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(path)
-        case StartDnsmasq(argv=argv):
+        case StartProgram(argv=argv):
             inside(name, lambda: _start(argv))
-        case StopDnsmasq(pid_file=pid_file, argv=argv):
+        case StopProgram(pid_file=pid_file, argv=argv):
             _stop(pid_file, argv)
-        case ReloadDnsmasq(pid_file=pid_file, argv=argv):
+        case ReloadProgram(pid_file=pid_file, argv=argv):
             _reload(pid_file, argv)
         case _:
             assert_never(action)
@@ -139,10 +139,10 @@ def _remember(path: Path, ours: Ours) -> None:
 
 
 def _start(argv: tuple[str, ...]) -> None:
-    """dnsmasq goes into the background once it serves."""
+    """It goes into the background once it serves."""
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)  # noqa: S603 - no shell
     if done.returncode:
-        raise CommandError(f"dnsmasq does not start: {' '.join(done.stderr.split())}")
+        raise CommandError(f"{argv[0]} does not start: {' '.join(done.stderr.split())}")
 
 
 def _stop(pid_file: Path, argv: tuple[str, ...]) -> None:

@@ -27,7 +27,13 @@ _ADVICE = {
     errno.EPERM: "run it as root, with the capabilities NET_ADMIN and SYS_ADMIN",
     errno.EACCES: "run it as root, with the capabilities NET_ADMIN and SYS_ADMIN",
 }
-_PROGRAMS = {"nft": "nftables", "iptables": "iptables", "ip6tables": "iptables", "dnsmasq": "dnsmasq-base"}
+_PROGRAMS = {
+    "nft": "nftables",
+    "iptables": "iptables",
+    "ip6tables": "iptables",
+    "dnsmasq": "dnsmasq-base",
+    "radvd": "radvd",
+}
 
 
 @dataclass(frozen=True, slots=True)

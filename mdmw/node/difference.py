@@ -18,7 +18,7 @@ from mdmw.node.actions import (
     MakeCable,
     MakeNamespace,
     Ours,
-    ReloadDnsmasq,
+    ReloadProgram,
     Remember,
     RemoveAddress,
     RemoveDevice,
@@ -28,8 +28,8 @@ from mdmw.node.actions import (
     RemoveRules,
     SetRules,
     SetSysctl,
-    StartDnsmasq,
-    StopDnsmasq,
+    StartProgram,
+    StopProgram,
     WriteFile,
 )
 from mdmw.node.dnsmasq import merged
@@ -43,7 +43,8 @@ from mdmw.records import METADATA_ADDRESS_V6
 RETRY_IPV6 = 300.0
 
 _V6 = f"{METADATA_ADDRESS_V6}/128"
-_RELOAD = "reload"  # remembered until dnsmasq has been told
+_PROGRAMS = frozenset({"dnsmasq", "radvd"})
+_RELOAD = "reload"  # remembered until the program has been told
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +74,9 @@ def difference(wanted: Wanted, observed: Observed, places: Places, now: float) -
         *_removals(wanted, observed, places, made),
         *_wires(wanted, observed, remade),
         *_inside(wanted, observed, places, remade),
-        *_dnsmasq(wanted, observed, remade=bool(remade)),
+        *_program(wanted, observed, remade=bool(remade)),
     ]
-    reload = {_RELOAD} if any(isinstance(action, ReloadDnsmasq) for action in actions) else set()
+    reload = {_RELOAD} if any(isinstance(action, ReloadProgram) for action in actions) else set()
     before = Ours(observed.ours.things | made | reload, lost)
     after = Ours(made, lost)
     if before != observed.ours:
@@ -124,7 +125,7 @@ def _things(wanted: Wanted, observed: Observed, places: Places) -> frozenset[str
     things = {f"rules {places.firewall}"} if wanted.rules else set()
     if wanted.wires:
         things |= {"namespace", *(f"device {wire.outer}" for wire in wanted.wires)}
-        return frozenset(things | ({"dnsmasq"} if wanted.dnsmasq else set()))
+        return frozenset(things | ({wanted.program.name} if wanted.program else set()))
     for device, addresses in wanted.addresses.items():
         there = _states(observed.devices.get(device))
         for address in addresses:
@@ -145,10 +146,10 @@ def _removals(wanted: Wanted, observed: Observed, places: Places, made: frozense
         for device, address in (thing.split()[1:] for thing in gone if thing.startswith("address ")):
             if state := _states(observed.devices.get(device)).get(address):
                 yield RemoveAddress(name, device, address, duplicate=state == "duplicate")
-    if "dnsmasq" in gone:
+    if not _PROGRAMS.isdisjoint(gone):
         directory = places.state / name
-        if observed.dnsmasq:
-            yield StopDnsmasq(name, directory / "pid", observed.dnsmasq)
+        if observed.program:
+            yield StopProgram(name, directory / "pid", observed.program)
         yield RemoveFiles(name, directory)
     for thing in gone:
         if thing.startswith("device ") and thing.split()[1] in observed.host:
@@ -241,28 +242,28 @@ def _routes(wanted: Wanted, observed: Observed, without: set[str]) -> Iterator[A
     yield from (AddRoute(wanted.namespace, *route) for route in sorted(wanted.gateways - there))
 
 
-def _dnsmasq(wanted: Wanted, observed: Observed, *, remade: bool) -> Iterator[Action]:
-    name, running = wanted.namespace, observed.dnsmasq
+def _program(wanted: Wanted, observed: Observed, *, remade: bool) -> Iterator[Action]:
+    name, running = wanted.namespace, observed.program
     must_reload = _RELOAD in observed.ours.things
-    if wanted.dnsmasq:
-        ours = wanted.dnsmasq
+    if wanted.program:
+        ours = wanted.program
         is_right = running == ours.argv and not remade
         if running and not is_right:
-            yield StopDnsmasq(name, ours.pid_file, running)
+            yield StopProgram(name, ours.pid_file, running)
         changed = [
             WriteFile(name, path, text) for path, text in ours.files if observed.files.get(path) != text
         ]
         yield from changed
         if not is_right:
-            yield StartDnsmasq(name, ours.argv)
+            yield StartProgram(name, ours.argv)
         elif changed or must_reload:
-            yield ReloadDnsmasq(name, ours.pid_file, ours.argv)
+            yield ReloadProgram(name, ours.pid_file, ours.argv)
     elif wanted.neutron_options:
         text = _merged(wanted, observed)
         if text:
             yield WriteFile(name, wanted.neutron_options.path, text)
         if running and (text or must_reload):
-            yield ReloadDnsmasq(name, wanted.neutron_options.pid_file, running)
+            yield ReloadProgram(name, wanted.neutron_options.pid_file, running)
 
 
 def _merged(wanted: Wanted, observed: Observed) -> str:

@@ -6,25 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mdmw.node.plan import DhcpPlan, DhcpServer
+from mdmw.node.program import Program
 from mdmw.records import METADATA_ADDRESS
 
 _MOST_LEASES = 65536
 _IPV6_OPTION = ",option6:"
 _ROUTES = ("option:classless-static-route", "249")
-
-
-@dataclass(frozen=True, slots=True)
-class Dnsmasq:
-    """A dnsmasq of our own: its directory, what it is called with, and the files that it reads again."""
-
-    directory: Path
-    argv: tuple[str, ...]
-    files: tuple[tuple[Path, str], ...]
-
-    @property
-    def pid_file(self) -> Path:
-        """Written by dnsmasq."""
-        return self.directory / "pid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +32,7 @@ class NeutronOptions:
         return self.directory / "pid"
 
 
-def dnsmasq(plan: DhcpPlan, server: DhcpServer, directory: Path) -> Dnsmasq:
+def dnsmasq(plan: DhcpPlan, server: DhcpServer, directory: Path) -> Program:
     """The dnsmasq of a network; nothing of it changes while the subnets stay the same.
 
     It announces IPv6 subnets, and no way out: of routers it knows nothing.
@@ -72,7 +59,7 @@ def dnsmasq(plan: DhcpPlan, server: DhcpServer, directory: Path) -> Dnsmasq:
         *(f"--dhcp-range={text}" for text in server.ranges),
     )
     lines = [line for line in plan.options if line not in ipv6]
-    return Dnsmasq(directory, argv, ((hosts, _lines(server.hosts)), (options, _lines(lines))))
+    return Program(directory, argv, ((hosts, _lines(server.hosts)), (options, _lines(lines))))
 
 
 def merged(current: str, lines: Sequence[str], *, restore: bool) -> str:

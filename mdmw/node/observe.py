@@ -18,8 +18,8 @@ _PID_DIGITS = 10
 class Observed:
     """`host`: devices of the host. `rules_set`: whether the wanted rules are there, exactly.
 
-    `sysctls` and `files` have None for what does not exist; `dnsmasq` is the command line of the
-    running one, or None.
+    `sysctls` and `files` have None for what does not exist; `program` is the command line of the
+    running dnsmasq or radvd, or None.
     """
 
     exists: bool = False
@@ -30,7 +30,7 @@ class Observed:
     sysctls: Mapping[str, str | None] = field(default_factory=dict)
     rules_set: bool = True
     files: Mapping[Path, str | None] = field(default_factory=dict)
-    dnsmasq: tuple[str, ...] | None = None
+    program: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ def observe(wanted: Wanted, places: Places, host: Mapping[str, Device]) -> Obser
     """As far as it matters for what is wanted; raises OSError and `CommandError`."""
     exists = present.is_whole(wanted.namespace)
     within = present.inside(wanted.namespace, lambda: _within(wanted, places)) if exists else _Within()
-    dnsmasq = wanted.dnsmasq or wanted.neutron_options
-    directory = dnsmasq.directory if dnsmasq else places.state / wanted.namespace
+    program = wanted.program or wanted.neutron_options
+    directory = program.directory if program else places.state / wanted.namespace
     return Observed(
         exists=exists,
         ours=read_marker(places.marker(wanted.namespace)),
@@ -58,7 +58,7 @@ def observe(wanted: Wanted, places: Places, host: Mapping[str, Device]) -> Obser
         sysctls=_with_fallback(within.sysctls),
         rules_set=within.rules_set,
         files={path: _text(path) for path in _files(wanted)},
-        dnsmasq=_dnsmasq(directory),
+        program=_program(directory),
     )
 
 
@@ -79,8 +79,8 @@ def _with_fallback(sysctls: Mapping[str, str | None]) -> Mapping[str, str | None
 
 
 def _files(wanted: Wanted) -> list[Path]:
-    if wanted.dnsmasq:
-        return [path for path, _ in wanted.dnsmasq.files]
+    if wanted.program:
+        return [path for path, _ in wanted.program.files]
     return [wanted.neutron_options.path] if wanted.neutron_options else []
 
 
@@ -109,7 +109,7 @@ def command_line(pid: int) -> tuple[str, ...] | None:
     return tuple(raw.rstrip("\0").split("\0")) if raw else None
 
 
-def _dnsmasq(directory: Path) -> tuple[str, ...] | None:
+def _program(directory: Path) -> tuple[str, ...] | None:
     """Its command line, if the process in the pid file is one that works in `directory` (P-12)."""
     pid = process_id(directory / "pid")
     found = None if pid is None else command_line(pid)

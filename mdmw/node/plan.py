@@ -13,6 +13,8 @@ from mdmw.records import METADATA_ADDRESS, METADATA_ADDRESS_V6, Scope
 from mdmw.resolvers.matching import NETWORK_OWNER_PREFIX, ROUTER_INTERFACE_OWNERS, Port
 
 METADATA_PORT = 80
+#: What radvd is told (P-8).
+RA_ROUTE = f"route {METADATA_ADDRESS_V6}/128 {{ }};"
 _METADATA_NETWORK = ipaddress.IPv4Network("169.254.0.0/16")
 _METADATA_ROUTE = f"{METADATA_ADDRESS}/32"
 _ANYWHERE = "0.0.0.0/0"
@@ -348,7 +350,7 @@ def _router(router: Router, known: _Known, options: Options) -> RouterPlan:
     address = "::" if options.ipv6 else "0.0.0.0"  # noqa: S104 - its rules keep others out (P-7)
     listener = Listener(address, options.metadata_port, Scope("router", router.id))
     ra_routes = tuple(
-        (device_name("qr-", port), f"route {METADATA_ADDRESS_V6}/128 {{ }};")
+        (device_name("qr-", port), RA_ROUTE)
         for port in interfaces
         if options.ipv6 and has(port, lambda subnet: subnet.version == 6)
     )

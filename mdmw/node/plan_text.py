@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from mdmw.node.plan import DhcpPlan, DhcpServer, Listener, Plan, RouterPlan, Wire
+from mdmw.node.plan import RA_ROUTE, DhcpPlan, DhcpServer, Listener, Plan, RouterPlan, Wire
 from mdmw.node.rules import RouterRules
 from mdmw.records import METADATA_ADDRESS, METADATA_ADDRESS_V6, Scope
 
@@ -203,7 +203,7 @@ _ROUTER = _record(
         "router_id": _uuid,
         "rules": _RULES,
         "listeners": _list(_LISTENER),
-        "ra_routes": _list(_pair(_qr_device, _line)),
+        "ra_routes": _list(_pair(_qr_device, _text("a route", re.escape(RA_ROUTE)))),
         "wires": _list(_WIRE),
         "addresses": _list(_pair(_qr_device, _with_prefix)),
     },

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mdmw.node.actions import Firewall
-from mdmw.node.dnsmasq import Dnsmasq, NeutronOptions, dnsmasq
+from mdmw.node.dnsmasq import NeutronOptions, dnsmasq
 from mdmw.node.plan import DhcpPlan, Plan, RouterPlan, Wire
+from mdmw.node.program import Program
+from mdmw.node.radvd import radvd
 from mdmw.node.rules import RouterRules
 from mdmw.records import METADATA_ADDRESS, METADATA_ADDRESS_V6
 
@@ -46,14 +48,14 @@ class Wanted:
     gateways: frozenset[tuple[str, str]] = frozenset()
     sysctls: dict[str, str] = field(default_factory=dict)
     rules: RouterRules | None = None
-    dnsmasq: Dnsmasq | None = None
+    program: Program | None = None
     neutron_options: NeutronOptions | None = None
 
 
 def wanted(plan: Plan, places: Places) -> dict[str, Wanted]:
     """By namespace. Two DHCP ports of a network share one (LP#1989979)."""
     found: dict[str, Wanted] = {}
-    for one in [*(_dhcp(dhcp, places) for dhcp in plan.dhcp), *map(_router, plan.routers)]:
+    for one in [*(_dhcp(dhcp, places) for dhcp in plan.dhcp), *(_router(router, places) for router in plan.routers)]:
         same = found.get(one.namespace, one)
         found[one.namespace] = replace(one, addresses=same.addresses | one.addresses)
     return found
@@ -88,11 +90,11 @@ def _dhcp(plan: DhcpPlan, places: Places) -> Wanted:
             "ipv6/conf/default/accept_ra": "0",
             f"ipv6/conf/{plan.device}/accept_ra": "0",
         },
-        dnsmasq=dnsmasq(plan, plan.server, places.state / plan.namespace) if has_dhcp else None,
+        program=dnsmasq(plan, plan.server, places.state / plan.namespace) if has_dhcp else None,
     )
 
 
-def _router(plan: RouterPlan) -> Wanted:
+def _router(plan: RouterPlan, places: Places) -> Wanted:
     if not plan.wires:
         return Wanted(plan.namespace, rules=plan.rules)
     addresses: dict[str, tuple[str, ...]] = {wire.device: () for wire in plan.wires}
@@ -104,6 +106,7 @@ def _router(plan: RouterPlan) -> Wanted:
         addresses=addresses,
         sysctls={"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1"},
         rules=plan.rules,
+        program=radvd(plan, places.state / plan.namespace) if plan.ra_routes else None,
     )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from kvm_host import CONVERGE, Host, inside, ip, made, obstacle
 
-from mdmw.node.actions import ReloadDnsmasq, Remember, RemoveAddress, StartDnsmasq, WriteFile
+from mdmw.node.actions import ReloadProgram, Remember, RemoveAddress, StartProgram, WriteFile
 from mdmw.node.apply import apply, write
 from mdmw.node.converge import converge, examine
 from mdmw.node.plan import Options, Plan, plan
@@ -230,10 +230,10 @@ def test_a_crash_between_a_file_and_the_signal(site):
     wanted = site.plan(address="172.17.17.6")
     todo = actions(wanted, site.places)
     kinds = [type(action) for action in todo]
-    assert kinds == [Remember, WriteFile, ReloadDnsmasq, Remember]
+    assert kinds == [Remember, WriteFile, ReloadProgram, Remember]
     for action in todo[:2]:
         apply(action, site.places)
-    assert [type(action) for action in site.host.converge(wanted).actions] == [ReloadDnsmasq, Remember]
+    assert [type(action) for action in site.host.converge(wanted).actions] == [ReloadProgram, Remember]
 
 
 def test_a_name_that_leads_to_no_namespace(site):
@@ -461,7 +461,7 @@ def test_beside_neutron_a_rewritten_options_file_gets_our_route_again(neutron):
     with dnsmasq_of_neutron(neutron) as told:
         neutron.options.write_text(f"tag:subnet-{SUBNET},option:router,10.0.0.1\n")
         done = neutron.host.converge(neutron.plan()).actions
-        assert [type(action) for action in done] == [Remember, WriteFile, ReloadDnsmasq, Remember]
+        assert [type(action) for action in done] == [Remember, WriteFile, ReloadProgram, Remember]
         until(told)
         assert neutron.host.converge(neutron.plan()).actions == ()
 
@@ -473,7 +473,7 @@ def test_beside_neutron_a_network_that_is_gone_takes_our_route_with_it(neutron):
     assert neutron.options.read_text() != before
     with dnsmasq_of_neutron(neutron) as told:
         done = neutron.host.converge(Plan()).actions
-        assert {WriteFile, ReloadDnsmasq} <= {type(action) for action in done}
+        assert {WriteFile, ReloadProgram} <= {type(action) for action in done}
         until(told)
     assert neutron.options.read_text() == before
     assert [path.name for path in neutron.host.places.state.iterdir()] == ["lock"]
@@ -575,7 +575,7 @@ def test_dnsmasq_that_does_not_start_is_said(site):
     report = converge(broken, site.places)
     assert len(report.problems) == 1
     assert "start dnsmasq: dnsmasq does not start: " in report.problems[0]
-    assert any(isinstance(action, StartDnsmasq) for action in site.host.converge(wanted).actions)
+    assert any(isinstance(action, StartProgram) for action in site.host.converge(wanted).actions)
 
 
 def test_without_nft_it_is_said_what_to_install(neutron, monkeypatch):

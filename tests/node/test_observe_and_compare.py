@@ -25,15 +25,15 @@ from mdmw.node.actions import (
     BringUp,
     MakeCable,
     Ours,
-    ReloadDnsmasq,
+    ReloadProgram,
     Remember,
     RemoveAddress,
     RemoveDevice,
     RemoveNamespace,
     RemoveRules,
     SetRules,
-    StartDnsmasq,
-    StopDnsmasq,
+    StartProgram,
+    StopProgram,
     WriteFile,
 )
 from mdmw.node.difference import RETRY_IPV6, difference
@@ -176,8 +176,8 @@ def settled(wanted, *addresses, **fields):
         "host": {wire.bridge: BRIDGE, wire.outer: outer},
         "sysctls": wanted.sysctls,
         "routes": wanted.gateways,
-        "files": dict(wanted.dnsmasq.files),
-        "dnsmasq": wanted.dnsmasq.argv,
+        "files": dict(wanted.program.files),
+        "program": wanted.program.argv,
     }
     return observed(tap, **values | fields)
 
@@ -219,7 +219,7 @@ def test_a_renamed_device_is_made_anew():
     other = device("renamed", *WIRED.addresses[TAP], mac=WIRED.wires[0].mac)
     there = dataclasses.replace(settled(WIRED), devices={"lo": device("lo"), "renamed": other})
     kinds = [type(action) for action in actions(WIRED, there)]
-    wanted = [MakeCable, Attach, BringUp, AddAddress, AddAddress, StopDnsmasq, StartDnsmasq]
+    wanted = [MakeCable, Attach, BringUp, AddAddress, AddAddress, StopProgram, StartProgram]
     assert [kind for kind in kinds if kind.__name__ != "SetSysctl"] == wanted
 
 
@@ -230,28 +230,28 @@ def test_a_device_that_lost_its_bridge_is_attached_again():
 
 
 def test_dnsmasq_killed_is_started_again():
-    assert actions(WIRED, settled(WIRED, dnsmasq=None)) == [StartDnsmasq(DHCP_SPACE, WIRED.dnsmasq.argv)]
+    assert actions(WIRED, settled(WIRED, program=None)) == [StartProgram(DHCP_SPACE, WIRED.program.argv)]
 
 
 def test_dnsmasq_with_another_command_line_is_started_again():
     other = ("dnsmasq", "--of-yesterday")
-    found = actions(WIRED, settled(WIRED, dnsmasq=other))
-    assert [type(action) for action in found] == [StopDnsmasq, StartDnsmasq]
+    found = actions(WIRED, settled(WIRED, program=other))
+    assert [type(action) for action in found] == [StopProgram, StartProgram]
     assert found[0].argv == other
 
 
 def test_4_5_dnsmasq_is_told_only_when_a_file_changed():
     """Spec 4.5: SIGHUP after a change, also when a crash came between the two."""
-    (hosts, text), (options, _) = WIRED.dnsmasq.files
+    (hosts, text), (options, _) = WIRED.program.files
     there = settled(WIRED, files={hosts: text, options: "old\n"})
     write, reload = actions(WIRED, there)
     assert isinstance(write, WriteFile)
     assert write.path == options
-    assert isinstance(reload, ReloadDnsmasq)
+    assert isinstance(reload, ReloadProgram)
     remembered = difference(WIRED, there, PLACES, NOW).actions[0].ours
     assert "reload" in remembered.things
     after_a_crash = difference(WIRED, settled(WIRED, ours=remembered), PLACES, NOW).actions
-    assert [type(action) for action in after_a_crash] == [ReloadDnsmasq, Remember]
+    assert [type(action) for action in after_a_crash] == [ReloadProgram, Remember]
     assert after_a_crash[-1].ours == settled(WIRED).ours
 
 
@@ -259,7 +259,7 @@ def test_removing_all_of_it():
     """In an order that a crash does not break: what is remembered is forgotten last."""
     found = difference(Wanted(DHCP_SPACE), settled(WIRED), PLACES, NOW).actions
     kinds = [type(action).__name__ for action in found]
-    assert kinds == ["StopDnsmasq", "RemoveFiles", "RemoveDevice", "RemoveNamespace", "Remember"]
+    assert kinds == ["StopProgram", "RemoveFiles", "RemoveDevice", "RemoveNamespace", "Remember"]
     assert found[2:4] == (RemoveDevice(DHCP_SPACE, OUTER), RemoveNamespace(DHCP_SPACE))
 
 
@@ -331,11 +331,11 @@ def test_neutrons_options_are_written_and_told(tmp_path):
     places = Places(state=tmp_path, neutron_dhcp=tmp_path / "dhcp")
     wanted = wanted_in(DHCP_SPACE, view(), places)
     path = wanted.neutron_options.path
-    fine = {"sysctls": {"ipv4/ip_nonlocal_bind": "1"}, "dnsmasq": ("dnsmasq", "theirs")}
+    fine = {"sysctls": {"ipv4/ip_nonlocal_bind": "1"}, "program": ("dnsmasq", "theirs")}
     there = observed(device(TAP, V4), files={path: f"{TAG},option:router\n"}, **fine)
     write, reload = actions(wanted, there, places)
     assert write.text.splitlines() == [f"{TAG},option:router", ROUTE, WINDOWS]
-    assert reload == ReloadDnsmasq(DHCP_SPACE, path.parent / "pid", ("dnsmasq", "theirs"))
+    assert reload == ReloadProgram(DHCP_SPACE, path.parent / "pid", ("dnsmasq", "theirs"))
     absent = observed(device(TAP, V4), files={path: None}, **fine)
     assert actions(wanted, absent, places) == []
 
@@ -356,5 +356,5 @@ def test_a_pid_file_that_names_another_process_is_nobody(tmp_path):
     wanted = wanted_in(DHCP_SPACE, view(bridge="br-blue"), Places(state=tmp_path))
     (tmp_path / DHCP_SPACE).mkdir()
     for text in ("1", "garbage", "", "99999999999999999999", "0"):
-        wanted.dnsmasq.pid_file.write_text(text)
-        assert observe(wanted, Places(state=tmp_path), {}).dnsmasq is None
+        wanted.program.pid_file.write_text(text)
+        assert observe(wanted, Places(state=tmp_path), {}).program is None

@@ -1,12 +1,11 @@
-"""P-8: the route that radvd announces, with a real one in the namespace of a router."""
+"""P-8: the route that radvd announces, and its life."""
 
-import contextlib
 import json
-import shutil
-import subprocess
+import os
+import signal
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,21 +39,10 @@ def routed(host: Host, bridge: str) -> Plan:
     return host.plan(json.dumps(content))
 
 
-@contextlib.contextmanager
-def radvd(router: RouterPlan, directory: Path) -> Iterator[None]:
-    """With what the plan says of its devices, and nothing else."""
-    file = directory / "radvd.conf"
-    parts = [f"interface {device} {{ AdvSendAdvert on; {route} }};" for device, route in router.ra_routes]
-    file.write_text("\n".join([*parts, ""]))
-    program = shutil.which("radvd") or ""
-    inside(router.namespace, program, "--configtest", "-C", str(file))
-    words = [program, "-n", "-m", "stderr", "-C", str(file), "-p", str(directory / "radvd.pid")]
-    command = ["ip", "netns", "exec", router.namespace, *words]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        try:
-            yield
-        finally:
-            process.terminate()
+def command(host: Host, router: RouterPlan) -> str:
+    """Of the process that the pid file names."""
+    pid = (host.places.state / router.namespace / "pid").read_text().strip()
+    return Path(f"/proc/{pid}/cmdline").read_text() if Path(f"/proc/{pid}").exists() else ""
 
 
 def test_p_8_a_guest_gets_the_route_and_its_answer(host: Host) -> None:
@@ -65,13 +53,40 @@ def test_p_8_a_guest_gets_the_route_and_its_answer(host: Host) -> None:
     [router] = wanted.routers
     assert [listener.scope.kind for listener in router.listeners] == ["router"]
     assert wanted.dhcp[0].listeners == ()
-    with radvd(router, host.directory), host.serving(wanted):
+    [wire] = router.wires
+    until(lambda: "fe80::" in ip(router.namespace, f"-6 addr show -tentative dev {wire.device}"))
+    with host.serving(wanted):
         guest = host.guest(bridge, MAC)
         inside(guest, "sysctl", "-qw", "net.ipv6.conf.eth0.accept_ra_rt_info_max_plen=128")
-        deadline = time.monotonic() + _WITHIN
-        while not (found := ip(guest, "-6 route show fe80::a9fe:a9fe")):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)  # nobody tells when an advertisement came
+        until(lambda: ip(guest, "-6 route show fe80::a9fe:a9fe") != "")
+        found = ip(guest, "-6 route show fe80::a9fe:a9fe")
         assert found.startswith("fe80::a9fe:a9fe via fe80::")
         assert "proto ra" in found
         assert json.loads(ask(guest, URL))["uuid"] == GUEST
+        until(lambda: "via fe80::" in ip(guest, "-6 route show default"))
+        until(lambda: "fd00:a::" in ip(guest, "-6 addr show dev eth0"))
+
+
+def test_radvd_lives_as_long_as_its_router(host: Host) -> None:
+    """Started once, again when it was killed, and gone with the router; a kill in between hurts nobody."""
+    wanted = routed(host, host.bridge())
+    host.converge(wanted)
+    [router] = wanted.routers
+    assert command(host, router).startswith("radvd\0")
+    assert host.converge(wanted).actions == ()
+    pid = int((host.places.state / router.namespace / "pid").read_text())
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: command(host, router) == "")
+    assert [str(action) for action in host.converge(wanted).actions] == [f"{router.namespace}: start radvd"]
+    last = int((host.places.state / router.namespace / "pid").read_text())
+    host.converge(Plan())
+    until(lambda: not Path(f"/proc/{last}/exe").exists())
+    assert [path.name for path in host.places.state.iterdir()] == ["lock"]
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """For what the kernel and radvd do by themselves; a look now and then, since nobody tells."""
+    deadline = time.monotonic() + _WITHIN
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

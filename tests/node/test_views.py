@@ -414,6 +414,7 @@ def good():
         ("routers/0/rules/forward_to", ['qr-1" accept; drop; "']),
         ("routers/0/rules/ipv6", 1),
         ("routers/0/listeners/0/port", 80),
+        ("routers/0/ra_routes", [["qr-5a4d1c0b-2f", "}; interface eth0 { AdvSendAdvert on; };"]]),
         ("routers/0/listeners/0/scope/id", NET),
         ("routers/0/listeners/0/address", "10.0.0.1"),
         ("routers/0/namespace", f"qrouter-{NET}"),
