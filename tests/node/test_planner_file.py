@@ -96,6 +96,8 @@ class Network:
 class Kvm:
     """The host, its file and its daemon; `guests` are namespaces with a lease, in the order of `networks`."""
 
+    pipelines = _INI
+
     def __init__(self, host: Host, place: Site) -> None:
         self.host = host
         self.place = place
@@ -105,7 +107,7 @@ class Kvm:
         self.options.write_text("[DEFAULT]\n")
         self.options.chmod(0o600)  # the planner reads it before it gives up what it has of root
         self.write()
-        place.ini.write_text(_INI.format(inventory=self.inventory, directory=host.directory))
+        place.ini.write_text(self.pipelines.format(inventory=self.inventory, directory=host.directory))
         self.keeper = place.started(*self.arguments)
         self.until_listening(*self.networks)
         self.guests = [host.guest(network.bridge, network.mac) for network in self.networks]
@@ -115,8 +117,12 @@ class Kvm:
     @property
     def arguments(self) -> list[str]:
         state = f"node_state_path={self.host.places.state}"
-        words = ["--pipeline", "standalone", "--file", str(self.inventory), "--set", state]
+        words = ["--pipeline", "standalone", *self.source, "--set", state]
         return [*words, "--config-file", str(self.options), "--look-interval", "1"]
+
+    @property
+    def source(self) -> list[str]:
+        return ["--file", str(self.inventory)]
 
     def write(self, *more: Network, instances: tuple[dict[str, Any], ...] = ()) -> None:
         """The file, with these networks too; in the place of the old one at once."""

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from mdmw.inventory_file import load
+from mdmw.inventory_store import Caller, InventoryStore
 from mdmw.resolvers.conformance import ResolverConformance, World
 from mdmw.resolvers.inventory import InventoryResolver
 from mdmw.resolvers.matching import NETWORK_OWNER_PREFIX, ROUTER_INTERFACE_OWNERS
@@ -18,6 +20,18 @@ class TestInventoryResolver(ResolverConformance):
     def make_resolver(self, world: World):
         self.path.write_text(yaml.safe_dump(as_inventory(world)))
         return InventoryResolver(SimpleNamespace(inventory_file=str(self.path), place="test"))
+
+
+class TestInventoryResolverWithDatabase(ResolverConformance):
+    @pytest.fixture(autouse=True)
+    def _path(self, tmp_path):
+        self.path = tmp_path / "inventory.yaml"
+
+    def make_resolver(self, world: World):
+        self.path.write_text(yaml.safe_dump(as_inventory(world)))
+        database = str(self.path.with_suffix(".sqlite"))
+        InventoryStore(database).fill(load(self.path), Caller("test"), replace=True)
+        return InventoryResolver(SimpleNamespace(inventory_db=database, place="test"))
 
 
 def as_inventory(world: World) -> dict:
