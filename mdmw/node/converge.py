@@ -16,7 +16,7 @@ from mdmw.node.namespaces import CommandError
 from mdmw.node.observe import observe
 from mdmw.node.plan import Plan
 from mdmw.node.present import Device
-from mdmw.node.wanted import Places, Wanted, nothing_wanted, wanted
+from mdmw.node.wanted import Places, Wanted, each_wanted, nothing_wanted
 
 LOG = logging.getLogger(__name__)
 
@@ -84,11 +84,12 @@ def converge(plan: Plan, places: Places) -> Report:
     )
 
 
-def _all(plan: Plan, places: Places) -> list[Wanted]:
+def _all(plan: Plan, places: Places) -> Iterator[Wanted]:
     """What is wanted, and before it the namespaces of earlier plans, of which nothing is wanted."""
-    found = wanted(plan, places)
-    past = sorted(path.stem for path in places.state.glob("q*.json") if path.stem not in found)
-    return [*(nothing_wanted(name, places) for name in past), *found.values()]
+    planned = {*(dhcp.namespace for dhcp in plan.dhcp), *(router.namespace for router in plan.routers)}
+    past = sorted(path.stem for path in places.state.glob("q*.json") if path.stem not in planned)
+    yield from (nothing_wanted(name, places) for name in past)
+    yield from each_wanted(plan, places)
 
 
 def _examine(one: Wanted, places: Places, host: Mapping[str, Device]) -> Difference:

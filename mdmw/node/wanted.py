@@ -1,6 +1,7 @@
 """What a plan means for one namespace, DHCP or router alike."""
 
 import ipaddress
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -53,12 +54,20 @@ class Wanted:
 
 
 def wanted(plan: Plan, places: Places) -> dict[str, Wanted]:
-    """By namespace. Two DHCP ports of a network share one (LP#1989979)."""
-    found: dict[str, Wanted] = {}
-    for one in [*(_dhcp(dhcp, places) for dhcp in plan.dhcp), *(_router(router, places) for router in plan.routers)]:
-        same = found.get(one.namespace, one)
-        found[one.namespace] = replace(one, addresses=same.addresses | one.addresses)
-    return found
+    """By namespace."""
+    return {one.namespace: one for one in each_wanted(plan, places)}
+
+
+def each_wanted(plan: Plan, places: Places) -> Iterator[Wanted]:
+    """One namespace after the other, which is less memory than all of them."""
+    shared: dict[str, list[DhcpPlan]] = {}  # two DHCP ports of a network share one (LP#1989979)
+    for dhcp in plan.dhcp:
+        shared.setdefault(dhcp.namespace, []).append(dhcp)
+    for ports in shared.values():
+        found = [_dhcp(port, places) for port in ports]
+        addresses = {device: addresses for one in found for device, addresses in one.addresses.items()}
+        yield replace(found[-1], addresses=addresses)
+    yield from (_router(router, places) for router in plan.routers)
 
 
 def nothing_wanted(namespace: str, places: Places) -> Wanted:
