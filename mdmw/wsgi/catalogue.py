@@ -39,6 +39,7 @@ OPTIONS: dict[str, Sequence[cfg.Opt]] = {
     "admin": admin.OPTIONS,
     "introspect": introspect.OPTIONS,
     "metrics": metrics.OPTIONS,
+    "dashboard": (),
     "exposition": exposition.OPTIONS,
     "health": health.OPTIONS,
 }
