@@ -42,7 +42,9 @@ class Spans:
     """The observer: collects the journals of sampled requests."""
 
     def __init__(self, export: Callable[[Any], None]) -> None:
-        self._add = Batch(export).add
+        batch = Batch(export)
+        self._add = batch.add
+        self.flush = batch.flush
 
     def over(self, journal: Journal) -> None:
         """As `Observer`."""
