@@ -160,10 +160,8 @@ def test_nova_gets_them_with_every_proof(peers, forward):
     peer = peers.unix(answers(response("403 Forbidden"), response("200 OK", b"x", PLAIN)))
     app = with_trace(forward(nova, peer))
     reply, journal = ask(app, headers=CLAIMED, **(PROVEN | {PROOFS: (PROOF, OTHER_PROOF)}))
-    assert [received.value("X-Openstack-Request-Id") for received in peer.requests] == [
-        journal.request_id
-    ] * 2
-    assert [received.value("traceparent") for received in peer.requests] == [str(TRACE)] * 2
+    told = [(one.value("X-Openstack-Request-Id"), one.value("traceparent")) for one in peer.requests]
+    assert told == [(journal.request_id, str(TRACE))] * 2
     assert reply.values("X-Openstack-Request-Id") == [journal.request_id]
 
 
