@@ -20,6 +20,7 @@ from mdmw.inventory import Inventory
 from mdmw.inventory_changes import Caller, Change
 from mdmw.inventory_database import KINDS, Contents, Kind, last_change, places_in
 from mdmw.inventory_document import Entry, of_entry
+from mdmw.records import is_uuid
 
 __all__ = ["Caller", "Change", "InventoryStore", "Kind", "Resource"]
 
@@ -125,6 +126,8 @@ class InventoryStore:
         self, limit: int = 100, before: int | None = None, kind: Kind | None = None, id: str | None = None
     ) -> list[Change]:
         """Up to `limit` changes, the newest first; before the one with a number, of one kind, of one id."""
+        if id is not None and not is_uuid(id):
+            return []
         with self._reading() as database:
             return inventory_changes.newest(database, limit, before, kind, id)
 
@@ -199,7 +202,7 @@ def _seen(database: sqlite3.Connection, kind: Kind, id: str, version: int | None
 
 def _row(database: sqlite3.Connection, kind: Kind, id: str) -> sqlite3.Row:
     question = "SELECT * FROM resources WHERE kind = ? AND id = ?"
-    row: sqlite3.Row | None = database.execute(question, (kind, id)).fetchone()
+    row: sqlite3.Row | None = database.execute(question, (kind, id)).fetchone() if is_uuid(id) else None
     if row is None:
         raise NotFound(f"there is no {kind}[{id}]")
     return row

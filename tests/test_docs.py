@@ -16,6 +16,7 @@ from paste.deploy import loadwsgi
 from mdmw import inventory_file, wire
 from mdmw.cli.main import build_parser
 from mdmw.filters.source_identify import read_listeners
+from mdmw.inventory_store import Caller, InventoryStore
 from mdmw.resolvers.conformance import ResolverConformance
 from mdmw.wsgi import catalogue, pipelines
 
@@ -67,6 +68,8 @@ class Machine:
             (etc / name).write_text(SECRET)
         (etc / "metadata_agent.ini").write_text(f"[DEFAULT]\nmetadata_proxy_shared_secret = {SECRET}")
         (etc / "tls").mkdir()
+        inventory = inventory_file.load(etc / "inventory.yaml")
+        InventoryStore(str(home / "inventory.sqlite")).fill(inventory, Caller("docs"))
         authority = Authority(home, "docs")
         made = (authority.file, *authority.issue("agent.example.org"))
         for source, name in zip(made, ("ca.pem", "agent.pem", "agent.key"), strict=True):

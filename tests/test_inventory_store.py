@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from test_inventory_document import inventories
 
 from mdmw import inventory_database
@@ -198,6 +199,18 @@ def test_what_others_need_stays(full, path):
     assert Reader(path).read() == SAMPLE
     full.delete("instances", ADA.id, None, OPS)
     full.delete("networks", BLUE.id, None, OPS)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@given(text=st.text(st.characters()), number=st.integers())
+def test_whatever_is_asked_for(full, text, number):
+    """It is not there; that is all."""
+    for kind in KINDS:
+        with pytest.raises(NotFound):
+            full.get(kind, text)
+    assert full.changes(id=text) == []
+    first = full.changes()[-1].number
+    assert (full.changes(before=number) == []) == (number <= first)
 
 
 def test_pages(full):
