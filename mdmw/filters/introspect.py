@@ -20,6 +20,7 @@ from mdmw.boundary.base import App
 from mdmw.boundary.observer import Observed
 from mdmw.errors import BadRequest
 from mdmw.observe.batch import Batch
+from mdmw.observe.checks import checks
 from mdmw.observe.desk import Desk, provide
 from mdmw.observe.journal import Journal
 from mdmw.observe.tally import Tally
@@ -89,6 +90,7 @@ def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callabl
     settings = load("introspect", OPTIONS, global_conf, local_conf)
     recorder = Recorder(Desk(Path(settings.introspect_dir), global_conf.get(PIPELINE, "mdmw")))
     provide("process", recorder.process)
+    provide("checks", checks)
     provide("counters", recorder.counters)
     provide("recent", recorder.recent)
     return partial(Observed, observer=recorder)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 from mdmw.errors import MdmwError
-from mdmw.observe.desk import provide
 
 LOG = logging.getLogger(__name__)
 
@@ -64,7 +63,6 @@ _CHECKS: dict[str, Check] = {}
 def provide_check(name: str, look: Callable[[], str]) -> None:
     """Have something checked; who provides it last counts."""
     _CHECKS[name] = Check(look)
-    provide("checks", checks)
 
 
 def checks() -> dict[str, Any]:

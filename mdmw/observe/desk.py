@@ -160,7 +160,7 @@ def _converse(connection: socket.socket, room: threading.BoundedSemaphore) -> No
             if _is_trusted(connection):
                 with connection.makefile("rwb") as file:
                     question = file.readline(_LONGEST_QUESTION)
-                    file.write(json.dumps(_reply(question), separators=(",", ":")).encode() + b"\n")
+                    file.write(_reply(question))
     except OSError as error:
         LOG.debug("who asked has gone: %s", error)
     finally:
@@ -176,15 +176,19 @@ def _is_trusted(connection: socket.socket) -> bool:
     return False
 
 
-def _reply(line: bytes) -> dict[str, Any]:
+def _reply(line: bytes) -> bytes:
     try:
         name, arguments = _question(line)
-        return {"answer": answer(name, arguments)}
+        return _line({"answer": answer(name, arguments)})
     except MdmwError as error:
-        return {"error": type(error).__name__, "text": str(error)}
+        return _line({"error": type(error).__name__, "text": str(error)})
     except Exception:
         LOG.exception("a question could not be answered")
-        return {"error": "Defect", "text": "there is a traceback in the log of the process"}
+        return _line({"error": "Defect", "text": "there is a traceback in the log of the process"})
+
+
+def _line(reply: dict[str, Any]) -> bytes:
+    return json.dumps(reply, separators=(",", ":")).encode() + b"\n"
 
 
 def _question(line: bytes) -> tuple[str, dict[str, Any]]:

@@ -62,7 +62,7 @@ class ChainResolver:
     def check(self) -> str:
         """Whether each of them can be asked; raises `Unavailable`."""
         checks = [check for member in self._members if (check := getattr(member, "check", None))]
-        return "; ".join([check() for check in checks]) or "answers from memory"
+        return "; ".join([check() for check in checks]) or "there is nothing to check"
 
     def snapshot(self, scope: Scope) -> Snapshot | None:
         """The snapshot of the first resolver; None when it has none now, so that each source is asked for."""

@@ -89,14 +89,15 @@ class Questions:
     def check(self) -> str:
         """Whether the back end can be asked; raises `Unavailable`."""
         check = getattr(self._behind, "check", None)
-        return "answers from memory" if check is None else str(check())
+        return "there is nothing to check" if check is None else str(check())
 
 
 def _source(kind: str, id_: str, address: str, mac: str | None) -> Source:
-    scope = _scope(kind, id_)
+    if not isinstance(address, str) or not isinstance(mac, str | None):
+        raise BadRequest("address and mac are texts")
     try:
-        return Source(normalise_address(address), scope, normalise_mac(mac) if mac else None)
-    except (ValueError, TypeError, AttributeError) as error:
+        return Source(normalise_address(address), _scope(kind, id_), normalise_mac(mac) if mac else None)
+    except ValueError as error:
         raise BadRequest(str(error)) from None
 
 
