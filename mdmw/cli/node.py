@@ -1,4 +1,4 @@
-"""`mdmw node plan|apply|list|status|detach`: what this host's namespaces need, and what is served in them."""
+"""`mdmw node plan|apply|remove|list|status|detach`: what namespaces of this host need, and have served."""
 
 import argparse
 from collections.abc import Callable
@@ -37,6 +37,14 @@ def add_parser(commands: Any) -> None:
     add_source(apply)
     apply.add_argument("--once", action="store_true", required=True, help="once; mdmw-node does it for ever")
     apply.set_defaults(run=_command("apply"))
+    remove = actions.add_parser(
+        "remove",
+        help="take away all that was made",
+        description="Take away all that `mdmw node apply` and mdmw-node made here, and print what was done. "
+        "Neutron is not asked. Status 1: not all of it could be done.",
+    )
+    add_source(remove)
+    remove.set_defaults(run=_command("remove"))
     node_control.add_actions(actions)
 
 

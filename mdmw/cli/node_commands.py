@@ -1,4 +1,4 @@
-"""What `mdmw node plan` and `mdmw node apply` do."""
+"""What `mdmw node plan`, `mdmw node apply` and `mdmw node remove` do."""
 
 import argparse
 import json
@@ -50,6 +50,15 @@ def apply(arguments: argparse.Namespace) -> int:
         did = did or bool(report.actions)
     if not did and not report.problems:
         print("all is so already: nothing was done")
+    return int(bool(report.problems))
+
+
+def remove(arguments: argparse.Namespace) -> int:
+    """Apply a plan of nothing."""
+    report = converge(Plan(), load(given(arguments)).places)
+    _tell(report)
+    if not report.actions and not report.problems:
+        print("nothing is left of what was made here")
     return int(bool(report.problems))
 
 

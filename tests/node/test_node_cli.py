@@ -145,6 +145,22 @@ def test_apply_then_nothing_then_away(mdmw, inventory):
 
 
 @pytest.mark.skipif(bool(obstacle()), reason=f"needs root and: {obstacle()}")
+def test_remove_takes_all_away(mdmw, inventory):
+    """Said; again, nothing. Neutron, if it is there, need not be reachable."""
+    path, network, bridge = inventory
+    namespace = f"qdhcp-{network}"
+    with made() as host:
+        path.write_text(path.read_text().replace(bridge, host.bridge()))
+        assert mdmw("apply", "--once", "--file", path)[0] == 0
+        words = ["--set", "auth_strategy=noauth", "--set", f"endpoint_url={REFUSED}"]
+        status, out, err = mdmw("remove", *words)
+        assert (status, err) == (0, "")
+        assert f"{namespace}: remove the namespace" in out.splitlines()
+        assert namespace not in os.listdir("/run/netns")
+        assert mdmw("remove", *words) == (0, "nothing is left of what was made here\n", "")
+
+
+@pytest.mark.skipif(bool(obstacle()), reason=f"needs root and: {obstacle()}")
 def test_plan_without_root_says_what_it_could_not_see(inventory):
     """As a user without privileges: the plan all the same, and one line about the rest."""
     path, network, bridge = inventory
