@@ -34,7 +34,7 @@ DEFAULTS = {"http_connect_timeout": 5, "http_request_max_retries": 1, "token_cac
 _WHO = "authtoken"
 
 #: What comes out of keystoneclient, which takes the form of Keystone's answers for granted.
-_MALFORMED = (LookupError, TypeError, ValueError, AttributeError)
+_MALFORMED = (LookupError, TypeError, ValueError, AttributeError, NotImplementedError)
 
 
 class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]  # keystonemiddleware has no types

@@ -39,8 +39,6 @@ def read(
 ) -> Call:
     """The call; raises `BadRequest` and its kinds."""
     request = Request(environ)
-    if operation.versioned and "HTTP_IF_MATCH" not in environ:
-        raise VersionNeeded('If-Match is needed: the ETag of what is to be changed, or "*" for any')
     return Call(
         operator,
         request_id,
@@ -48,8 +46,17 @@ def read(
         path,
         _query(environ, operation.query),
         _document(request, operation),
-        request.if_match.etags if isinstance(request.if_match, ETagMatcher) else None,
+        _tags(environ) if operation.versioned else None,
     )
+
+
+def _tags(environ: Environ) -> Collection[str] | None:
+    """Those of If-Match, without the weak ones."""
+    given = environ.get("HTTP_IF_MATCH")
+    if given is None:
+        raise VersionNeeded('If-Match is needed: the ETag of what is to be changed, or "*" for any')
+    matcher = ETagMatcher.parse(given)
+    return matcher.etags if isinstance(matcher, ETagMatcher) else None
 
 
 def _query(environ: Environ, known: Iterable[Parameter]) -> dict[str, Any]:

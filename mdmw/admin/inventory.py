@@ -43,9 +43,9 @@ class Inventory:
         return made
 
     def _list(self, kind: Kind, call: Call) -> Response:
-        marker, limit = call.query.get("marker"), call.query["limit"]
+        store, marker, limit = self._store, call.query.get("marker"), call.query["limit"]
         try:
-            found = self._store.page(kind, limit + 1, marker)
+            found = store.page(kind, limit + 1, marker)
         except NotFound:
             raise BadRequest(f"query: marker: {marker!r} is not there any more; begin again") from None
         rows = [_shown(resource) for resource in found[:limit]]
