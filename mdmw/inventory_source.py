@@ -15,12 +15,12 @@ from mdmw.reloading import Reloading, ReloadingFile
 
 T = TypeVar("T")
 
-#: One of them must be given.
 OPTIONS: list[cfg.Opt] = [
     cfg.StrOpt(
         "inventory_file",
         help="YAML file with networks, routers and instances. Read again when it changes; "
-        "a version with a mistake is logged, and the last good one stays in use.",
+        "a version with a mistake is logged, and the last good one stays in use. "
+        "Either this or inventory_db is needed.",
     ),
     cfg.StrOpt(
         "inventory_db",

@@ -102,7 +102,7 @@ class InventoryStore:
             _remove(database, old, caller)
 
     def fill(self, inventory: Inventory, caller: Caller, *, replace: bool = False) -> int:
-        """Make the database say what `inventory` says, all at once; how many changes that took.
+        """Make the database say what a checked inventory says, all at once; how many changes that took.
 
         Raises `Conflict` when it says something already, unless that may be replaced.
         """

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from webob import Request
 
 from mdmw.errors import ConfigError
 from mdmw.filters.instance_resolve import make_resolver
@@ -16,7 +17,7 @@ from mdmw.inventory_file import load
 from mdmw.inventory_source import reloading
 from mdmw.inventory_store import Caller, InventoryStore
 from mdmw.node import settings as node_settings
-from mdmw.records import Scope, Source
+from mdmw.records import INSTANCE, Scope, Source
 from mdmw.responder.app import app_factory
 
 ETC = Path(__file__).parents[1] / "etc" / "inventory.yaml"
@@ -90,8 +91,9 @@ def test_node_mistakes():
 
 def test_resolver_and_responder(store, path):
     resolver = make_resolver({}, {"resolver": "inventory", "inventory_db": str(path)})
-    assert resolver.resolve(Source("10.0.0.5", Scope("network", BLUE.id))).id == ADA.id
-    assert app_factory({}, inventory_db=str(path))._library.value().guest(ADA.id) == ADA
+    instance = resolver.resolve(Source("10.0.0.5", Scope("network", BLUE.id)))
+    environ = Request.blank("/latest/meta-data/hostname", {INSTANCE: instance}).environ
+    assert Request(environ).get_response(app_factory({}, inventory_db=str(path))).text == "blue-1.novalocal"
 
 
 def test_node(store, path):
