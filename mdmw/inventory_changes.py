@@ -82,7 +82,7 @@ def newest(
     rows = database.execute(
         "SELECT * FROM changes WHERE (?1 IS NULL OR number < ?1) AND (?2 IS NULL OR kind = ?2)"
         " AND (?3 IS NULL OR id = ?3) ORDER BY number DESC LIMIT ?4",
-        (None if before is None else min(before, _LARGEST), kind, id, limit),
+        (None if before is None else max(0, min(before, _LARGEST)), kind, id, limit),
     )
     return [_change(row) for row in rows]
 

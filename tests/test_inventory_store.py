@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from test_inventory_document import inventories
 
@@ -203,6 +203,8 @@ def test_what_others_need_stays(full, path):
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
 @given(text=st.text(st.characters()), number=st.integers())
+@example("\ud800", 2**70)
+@example("\0", -(2**70))
 def test_whatever_is_asked_for(full, text, number):
     """It is not there; that is all."""
     for kind in KINDS:
