@@ -38,7 +38,7 @@ class Attachments:
         self._loop = loop
         self._listeners = listeners
         self._directory = directory
-        self._names: dict[int, str] = {}  # of namespaces, by inode
+        self._names = namespaces.Names()
 
     def attach(self, attachment: Attachment, descriptor: int, scope: Scope, binds: Sequence[Bind]) -> None:
         """Listen in the namespace of `descriptor`, in the place of an older one of that name; raises OSError.
@@ -48,7 +48,7 @@ class Attachments:
         self.detach(attachment.name)
         try:
             _must_be_its_pidfd(attachment)
-            namespace = self._name_of(namespaces.namespace_inode(descriptor))
+            namespace = self._names.of(namespaces.namespace_inode(descriptor))
             self._listeners.open_in(descriptor, namespace, binds, scope, attachment.name)
         except OSError:
             os.close(attachment.pidfd)
@@ -131,14 +131,6 @@ class Attachments:
 
     def _file(self, name: str) -> Path:
         return self._directory / f"{name}.json"
-
-    def _name_of(self, inode: int) -> str:
-        """The name of a namespace; empty when it has none."""
-        name = self._names.get(inode, "")
-        if name and namespaces.named_inode(name) == inode:
-            return name
-        self._names = namespaces.named_inodes()
-        return self._names.get(inode, "")
 
 
 def _must_be_its_pidfd(attachment: Attachment) -> None:

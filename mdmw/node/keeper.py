@@ -5,6 +5,7 @@ anything; root asks over the control socket; a planner says what must be there.
 """
 
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -39,7 +40,8 @@ SOCKET = "node.sock"
 _SESSIONS = "node.sessions"
 _ATTACHED = "attached"
 _OF_WORKERS = ("processes", "metrics")  # where the filters introspect and metrics have their files
-_LOOK_EVERY = 2.0  # seconds between two looks at what is listened to
+_LOOK_EVERY = 1.8  # seconds between two looks at what is listened to
+_AT_ONCE, _BETWEEN = 100, 0.02  # as many listeners, seconds until the next ones
 _COUNT_WITHIN = 0.2
 _STOP_WITHIN = 40.0  # longer than workers wait for their guests
 _RENEW_PAUSE = 1.0
@@ -111,6 +113,7 @@ class Keeper:
             self._renew()
         self._loop.after(_LOOK_EVERY, self._look)
         self._file.tick()
+        gc.freeze()  # who looks for garbage among what was imported holds up whoever attaches
         self._loop.run()
         return self._status
 
@@ -273,16 +276,24 @@ class Keeper:
         self._converge()
 
     def _look(self) -> None:
-        """Close what is of no more use, and try again what could not be opened."""
+        """Try again what could not be opened, and see who is alive; then look at the listeners."""
         if not (self._is_ending or self._successor):
-            count = len(self._listeners)
-            self._listeners.close_stale()
-            if len(self._listeners) < count:
-                self._upkeep.soon()
             self._converge()
         for generation in list(self._generations):
             generation.look()
-        self._loop.after(_LOOK_EVERY, self._look)
+        keys = list(self._listeners.by_key)
+        self._look_at([keys[start : start + _AT_ONCE] for start in range(0, len(keys), _AT_ONCE)])
+
+    def _look_at(self, parts: list[list[int]]) -> None:
+        """Close what is of no more use, a part at a time: who attaches does not wait for a thousand."""
+        if not parts:
+            self._loop.after(_LOOK_EVERY, self._look)
+            return
+        first, *rest = parts
+        if not (self._is_ending or self._successor) and self._listeners.close_stale(first):
+            self._upkeep.soon()
+            self._converge()
+        self._loop.after(_BETWEEN, lambda: self._look_at(rest))
 
     def _converge(self) -> None:
         """Listen to what is wanted, and to nothing else that a plan once wanted."""

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mdmw.node import namespaces
@@ -95,12 +95,13 @@ class Listeners:
             if listener.owner == owner and not is_wanted(listener):
                 self._close(key)
 
-    def close_stale(self) -> None:
-        """Close those whose namespace or device is gone, with a line in the log for each."""
-        for key, listener in list(self.by_key.items()):
-            if why := listener.why_stale():
-                LOG.warning("%s: no longer listened to: %s", listener, why)
-                self._close(key)
+    def close_stale(self, keys: Iterable[int]) -> bool:
+        """Close those of `keys` whose namespace or device is gone, a line each; True if there are any."""
+        stale = [(key, why) for key in keys if key in self.by_key and (why := self.by_key[key].why_stale())]
+        for key, why in stale:
+            LOG.warning("%s: no longer listened to: %s", self.by_key[key], why)
+            self._close(key)
+        return bool(stale)
 
     def _close(self, key: int) -> None:
         listener = self.by_key.pop(key)

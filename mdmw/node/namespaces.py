@@ -4,6 +4,7 @@ A socket stays in the namespace in which it was created, so one process can
 listen in all of them while it lives outside (design 1).
 """
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -125,6 +126,36 @@ def named_inode(name: str) -> int | None:
 def named_inodes() -> dict[int, str]:
     """The names of all namespaces that have one, by inode."""
     return {inode: name for name in names() if (inode := named_inode(name))}
+
+
+class Names:
+    """The names of namespaces. There may be a thousand: those that are known are not asked for again."""
+
+    def __init__(self) -> None:
+        self._files: set[tuple[str, int]] = set()  # names, with the inode below the namespace's
+        self._by_inode: dict[int, str] = {}
+        self._learn()
+
+    def of(self, inode: int) -> str:
+        """The name of the namespace with this inode; empty when it has none."""
+        if not self._has(inode):
+            self._learn()
+        if not self._has(inode):  # a name that was seen before its namespace was there
+            self._by_inode = named_inodes()
+        return self._by_inode.get(inode, "")
+
+    def _has(self, inode: int) -> bool:
+        name = self._by_inode.get(inode)
+        return name is not None and named_inode(name) == inode
+
+    def _learn(self) -> None:
+        there: set[tuple[str, int]] = set()
+        with contextlib.suppress(FileNotFoundError), os.scandir(RUN_NETNS) as entries:
+            there.update((entry.name, entry.inode()) for entry in entries)
+        kept = {name for name, _ in there & self._files}
+        self._by_inode = {inode: name for inode, name in self._by_inode.items() if name in kept}
+        self._by_inode |= {found: name for name, _ in there - self._files if (found := named_inode(name))}
+        self._files = there
 
 
 def socket_inode(sock: socket.socket) -> int:

@@ -60,6 +60,7 @@ class Status:
         self._since = since
         self._describe = describe
         self._written: State | None = None
+        self._texts: dict[int, tuple[Listener, str]] = {}  # by the id() of the listener
         self._seldom = Seldom()
 
     def tick(self) -> None:
@@ -82,26 +83,38 @@ class Status:
         with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor has no path
             os.fchown(descriptor, -1, self._group)
             os.fchmod(descriptor, 0o640)
-            json.dump(_document(state, self._since), file, separators=(",", ":"))
+            file.write(self._text(state))
         temporary.replace(self._path)
+
+    def _text(self, state: State) -> str:
+        """JSON; that of a listener is made once, or who attaches another waits until it is of a thousand."""
+        known = self._texts
+        self._texts = {id(one): known.get(id(one)) or (one, _json(_listener(one))) for one in state.listeners}
+        listeners = ",".join(text for _, text in self._texts.values())
+        return f'{_json(_document(state, self._since)).removesuffix("}")},"listeners":[{listeners}]}}'
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _listener(listener: Listener) -> dict[str, Any]:
+    return {
+        "scope": [listener.scope.kind, listener.scope.id],
+        "namespace": listener.namespace,
+        "address": listener.bind.address,
+        "port": listener.bind.port,
+        "since": listener.since,
+    }
 
 
 def _document(state: State, since: float) -> dict[str, Any]:
+    """Without the listeners."""
     plan = state.plan
     return {
         "version": VERSION,
         "pid": os.getpid(),
         "since": since,
-        "listeners": [
-            {
-                "scope": [listener.scope.kind, listener.scope.id],
-                "namespace": listener.namespace,
-                "address": listener.bind.address,
-                "port": listener.bind.port,
-                "since": listener.since,
-            }
-            for listener in state.listeners
-        ],
         "plan": plan
         and {
             "source": plan.source,

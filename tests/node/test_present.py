@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kvm_host import Host, inside, ip, made, obstacle
 
-from mdmw.node import firewall, present
+from mdmw.node import firewall, namespaces, present
 from mdmw.node.netlink import attributes, dump
 from mdmw.node.present import Address, Device
 from mdmw.node.rules import RouterRules
@@ -130,3 +130,20 @@ def test_many_devices(host: Host):
 def test_what_the_kernel_refuses_is_an_error():
     with pytest.raises(OSError, match="not supported"):
         dump(0, 9999, bytes(16), bytes)
+
+
+@needs_root
+def test_names_of_namespaces(host: Host):
+    """Also of those that came later, and of another that has the name of one that is gone."""
+    names = namespaces.Names()
+    inodes = []
+    for name in (host.name("a"), host.name("b")):
+        host.namespace(name)
+        inodes.append(namespaces.named_inode(name))
+        assert names.of(inodes[-1]) == name
+        assert names.of(inodes[0]) != ""
+    namespaces.run("ip", "netns", "delete", name)
+    assert names.of(inodes[1]) == ""
+    namespaces.run("ip", "netns", "add", name)
+    assert names.of(namespaces.named_inode(name)) == name
+    assert names.of(1) == ""
