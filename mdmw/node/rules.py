@@ -16,7 +16,8 @@ class RouterRules:
     """What happens to packets from guests to the metadata address.
 
     They are marked, always. `redirect_to` is the port of the local listener, or None when there
-    is none. Marked packets never leave the router, except by the devices in `forward_to`.
+    is none. Marked packets never leave the router, except by the devices in `forward_to`, without the
+    mark: of a router of Neutron's L3 agent they would be dropped by its own rules, which come later.
     """
 
     mark: int = 0x1
@@ -54,11 +55,12 @@ def _nftables_chains(rules: RouterRules) -> dict[str, tuple[str, list[str]]]:
     for version in rules.versions:
         family, address = _FAMILIES[version]
         matches.append(f'iifname "{_GUESTS}*" {family} daddr {address.partition("/")[0]} tcp dport 80')
-    out = [f'oifname "{device}" {marked} accept' for device in rules.forward_to]
+    unmark = f"meta mark set meta mark & {0xFFFFFFFF ^ _MASK:#x}"
+    out = [f'oifname "{device}" {marked} {unmark} accept' for device in rules.forward_to]
     mark = f"meta mark set meta mark & {0xFFFFFFFF ^ _MASK:#x} | {rules.mark:#x}"
     chains = {
         "guests-mark": ("filter hook prerouting priority mangle", [f"{match} {mark}" for match in matches]),
-        "guests-forward": ("filter hook forward priority filter", [*out, f"{marked} drop"]),
+        "guests-forward": ("filter hook forward priority mangle", [*out, f"{marked} drop"]),
     }
     if rules.redirect_to:
         port = rules.redirect_to
@@ -87,10 +89,10 @@ def iptables(rules: RouterRules, version: int) -> dict[str, list[str]]:
     to_metadata = f"-d {address} -i {_GUESTS}+ -p tcp -m tcp --dport 80"
     chains = {
         "mangle/PREROUTING": [f"{to_metadata} -j MARK --set-xmark {rules.mark:#x}/{_MASK:#x}"],
-        "filter/FORWARD": [
-            *(f"-o {device} {marked} -j ACCEPT" for device in rules.forward_to),
-            f"{marked} -j DROP",
+        "mangle/FORWARD": [
+            f"-o {device} {marked} -j MARK --set-xmark 0x0/{_MASK:#x}" for device in rules.forward_to
         ],
+        "filter/FORWARD": [f"{marked} -j DROP"],
         "filter/INPUT": [],
         "nat/PREROUTING": [],
     }

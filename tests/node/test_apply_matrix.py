@@ -12,7 +12,7 @@ import uuid
 import pytest
 from kvm_host import ask, host_routes, inside, ip, made, route_to, without_clients
 
-from mdmw.node.namespaces import CommandError
+from mdmw.node.namespaces import CommandError, run
 from mdmw.node.plan import Options, plan
 from mdmw.node.view import Router
 
@@ -114,8 +114,26 @@ def test_4_3_mixed_subnets(host):
         assert [uuid(routed), uuid(alone)] == UUIDS
 
 
-def test_4_3_p_16_metadata_access_network(host):
-    """Spec 4.3, row 8, and P-16: default route, router, metadata network, DHCP port; by the router's id."""
+# What the L3 agent does in every router since 2021, with the proxy off too.
+_L3_AGENT = """
+*mangle
+-A PREROUTING -d 169.254.169.254/32 -i qr-+ -p tcp -m tcp --dport 80 -j MARK --set-xmark 0x1/0xffff
+COMMIT
+*filter
+:neutron-l3-agent-scope - [0:0]
+-I FORWARD -j neutron-l3-agent-scope
+-A neutron-l3-agent-scope -m mark --mark 0x1/0xffff -j DROP
+COMMIT
+"""
+
+
+@pytest.mark.parametrize("firewall", ["nftables", "iptables"])
+def test_4_3_p_16_metadata_access_network(host, firewall):
+    """Spec 4.3, row 8, and P-16: default route, router, metadata network, DHCP port; by the router's id.
+
+    In spite of what the L3 agent drops, whose rules are the first of theirs.
+    """
+    host.places = dataclasses.replace(host.places, firewall=firewall)
     bridge, metadata = host.bridge(), host.bridge()
     networks = [
         (NET, bridge, [WITH_GATEWAY]),
@@ -131,8 +149,10 @@ def test_4_3_p_16_metadata_access_network(host):
     host.converge(wanted)
     spaces = boot(host, bridge, bridge)
     assert {one.scope.kind for network in wanted.dhcp for one in network.listeners} == {"router"}
+    run("ip", "netns", "exec", f"qrouter-{ROUTER}", "iptables-restore", "--noflush", stdin=_L3_AGENT)
     with host.serving(wanted):
         assert [uuid(space) for space in spaces] == UUIDS
+    assert host.converge(wanted).actions == ()
 
 
 def test_4_3_distributed_router(host):

@@ -17,6 +17,7 @@ def test_p_7_the_exact_rules():
         "mangle/PREROUTING": [
             "-d 169.254.169.254/32 -i qr-+ -p tcp -m tcp --dport 80 -j MARK --set-xmark 0x1/0xffff"
         ],
+        "mangle/FORWARD": [],
         "filter/FORWARD": ["-m mark --mark 0x1/0xffff -j DROP"],
         "nat/PREROUTING": [
             "-d 169.254.169.254/32 -i qr-+ -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 9697"
@@ -36,12 +37,10 @@ def test_p_7_with_the_proxy_off():
 
 
 def test_p_16_towards_the_metadata_network():
-    """P-16: accepted towards that device, dropped elsewhere."""
-    rules = RouterRules(redirect_to=None, forward_to=("qr-1",))
-    assert iptables(rules, 4)["filter/FORWARD"] == [
-        "-o qr-1 -m mark --mark 0x1/0xffff -j ACCEPT",
-        "-m mark --mark 0x1/0xffff -j DROP",
-    ]
+    """P-16: without a mark that anybody drops towards that device, dropped elsewhere."""
+    rules = iptables(RouterRules(redirect_to=None, forward_to=("qr-1",)), 4)
+    assert rules["mangle/FORWARD"] == ["-o qr-1 -m mark --mark 0x1/0xffff -j MARK --set-xmark 0x0/0xffff"]
+    assert rules["filter/FORWARD"] == ["-m mark --mark 0x1/0xffff -j DROP"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("nft"), reason="needs root and nft")
