@@ -11,7 +11,7 @@ from mdmw.errors import MdmwError
 
 LOG = logging.getLogger(__name__)
 
-_REMEMBERED = 5.0  # seconds; however often somebody asks, the cloud is not asked more often
+_REMEMBERED = 2.0  # seconds; however often somebody asks, the cloud is not asked more often
 _PATIENCE = 5.0
 
 

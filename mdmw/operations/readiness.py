@@ -12,7 +12,7 @@ from mdmw.observe.node_status import NodeStatus
 from mdmw.observe.processes import Reply, ask
 from mdmw.records import Scope
 
-_REMEMBERED = 2.0  # seconds
+_REMEMBERED = 1.0  # seconds
 _HEARD_WITHIN = 1.0
 _CHECKED_WITHIN = 6.0  # a process gives its checks 5 s
 
@@ -27,7 +27,7 @@ class Finding:
 
 
 class Readiness:
-    """Looks once in 2 s at most, for however many who ask. Thread-safe.
+    """Looks once a second at most, for however many who ask. Thread-safe.
 
     `pipelines` are those that must answer; without any, at least one process must. A plan must
     have been right `plan_max_age` seconds ago.
