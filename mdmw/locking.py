@@ -25,3 +25,8 @@ def try_lock(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
     return False
+
+
+def unlock(descriptor: int) -> None:
+    """Let others have it, also where a child that was forked meanwhile has the file open too."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)

@@ -24,7 +24,7 @@ from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.utils import floatToGoString
 
-from mdmw.locking import lock, try_lock
+from mdmw.locking import lock, try_lock, unlock
 from mdmw.observe.gauges import Name
 from mdmw.observe.series import BUCKETS, Series
 
@@ -117,7 +117,10 @@ def _key(series: Series, sample: str, labels: tuple[str, ...], bound: str | None
 def _locked(directory: Path) -> Iterator[None]:
     with (directory / "lock").open("ab") as file:
         lock(file.fileno(), _PATIENCE)
-        yield
+        try:
+            yield
+        finally:
+            unlock(file.fileno())
 
 
 def _add_up_the_gone(directory: Path) -> None:

@@ -20,12 +20,18 @@ from mdmw.observe.series import (
     REQUEST_SECONDS,
     REQUESTS,
     STAGE_SECONDS,
+    STAGES,
     error_label,
     stage_label,
     status_label,
 )
 
 _LOOK_EVERY = 1.0  # seconds between two looks at the gauges
+# Errors of which one is too many.
+_ALARMING = (
+    *(("forward", "refused"), ("verify", "refused"), ("resolve", "overloaded"), ("forward", "overloaded")),
+    *((stage, "defect") for stage in STAGES),
+)
 
 
 class Meters:
@@ -60,6 +66,8 @@ class Meters:
             files.add(CACHE, (pipeline, outcome), 0)
         for series in NOTED.values():
             files.add(series, (pipeline,), 0)
+        for stage, error in _ALARMING:
+            files.add(ERRORS, (pipeline, stage, error), 0)
         files.set({(PROCESSES, (pipeline,)): 1})
         self._files = files
         threading.Thread(target=self._look, args=[files], name="mdmw-gauges", daemon=True).start()

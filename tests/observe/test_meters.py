@@ -1,0 +1,306 @@
+"""What is counted, and that it survives the processes that counted it."""
+
+import logging
+import os
+import signal
+import struct
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mdmw import errors
+from mdmw.observe import gauges, journal, series
+from mdmw.observe.journal import Journal
+from mdmw.observe.meter_files import ProcessFiles, collect
+from mdmw.observe.meters import Meters, tally
+from mdmw.upstream.slots import Slots
+
+COUNTER = series.NOTED[journal.CONNECTED]
+LABELS = ("combined",)
+
+
+def over(**attributes):
+    """A request that is over."""
+    made = Journal("GET", "/", "10.0.0.5")
+    vars(made).update(attributes)
+    return made
+
+
+def values(directory):
+    """All samples: (name, label values in the order of their names) -> number."""
+    samples = [sample for family in collect(directory) for sample in family.samples]
+    return {(s.name, *(value for _, value in sorted(s.labels.items()))): s.value for s in samples}
+
+
+def counted(directory):
+    return values(directory).get((COUNTER.name, *LABELS))
+
+
+class Process:
+    """Another process, which has counted one connection, and has 5 slots."""
+
+    def __init__(self, directory):
+        has_counted, counted = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            files = ProcessFiles(directory)
+            files.add(COUNTER, LABELS, 1)
+            files.set({(series.SLOTS, ("nova",)): 5})
+            os.write(counted, b".")
+            signal.pause()
+        os.read(has_counted, 1)
+        os.close(has_counted)
+        os.close(counted)
+
+    def kill(self):
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+
+
+@pytest.fixture
+def files(tmp_path):
+    made = ProcessFiles(tmp_path)
+    yield made
+    made.close()
+
+
+# --- what is counted --------------------------------------------------------------------
+
+names = st.text(max_size=9) | st.sampled_from([name for name in vars(errors) if name[0].isupper()])
+requests = st.fixed_dictionaries(
+    {
+        "status": st.integers(-5, 1000),
+        "error": st.just("") | names,
+        "cache": st.sampled_from(["", *journal.CACHE_OUTCOMES]),
+        "notes": st.dictionaries(st.sampled_from(journal.NOTES), st.integers(1, 9)),
+        "stages": st.dictionaries(names | st.sampled_from(series.STAGES), st.floats(0, 1e6)),
+        "seconds": st.floats(0, 1e6),
+    }
+)
+batches = st.lists(requests, max_size=5)
+ERRORS = {"bad_request", "contradiction", "not_identified", "refused", "unavailable", "overloaded", "defect"}
+
+
+@given(batches)
+def test_an_unexpected_value_never_makes_a_new_label(batch):
+    counts, durations = tally("combined", [over(**attributes) for attributes in batch])
+    allowed = {
+        "pipeline": {"combined"},
+        "status": {"2xx", "3xx", "4xx", "5xx", "none"},
+        "stage": {*series.STAGES, "other"},
+        "error": {series.error_label(name) for name in vars(errors)} | {"killed"},
+        "outcome": set(journal.CACHE_OUTCOMES),
+    }
+    assert len(allowed["error"]) < 30
+    assert allowed["error"] >= ERRORS
+    for kind, labels in (*counts, *durations):
+        for name, value in zip(kind.labels, labels, strict=True):
+            assert value in allowed[name]
+
+
+@given(batches)
+def test_nothing_is_lost_in_a_batch(batch):
+    batch = [over(**attributes) for attributes in batch]
+    counts, durations = tally("combined", batch)
+
+    def total(kind):
+        return sum(number for (of, _), number in counts.items() if of is kind)
+
+    assert total(series.REQUESTS) == len(batch)
+    assert total(series.ERRORS) == sum(bool(one.error) for one in batch)
+    assert total(series.CACHE) == sum(bool(one.cache) for one in batch)
+    for what in journal.NOTES:
+        assert total(series.NOTED[what]) == sum(one.notes.get(what, 0) for one in batch)
+    lengths = dict.fromkeys((series.REQUEST_SECONDS, series.STAGE_SECONDS), 0)
+    for (kind, _), found in durations.items():
+        lengths[kind] += len(found)
+    assert lengths[series.REQUEST_SECONDS] == len(batch)
+    assert lengths[series.STAGE_SECONDS] == sum(len(one.stages) for one in batch)
+
+
+def test_an_error_counts_under_the_class_that_people_know():
+    class OfAPlugin(errors.Overloaded):
+        pass
+
+    assert series.error_label("BackendSlow") == "backend_slow"
+    assert series.error_label("OfAPlugin") == "overloaded"
+    assert series.error_label("KeyError") == series.error_label("PipelineError") == "defect"
+    assert series.error_label("GreenletExit") == "killed"
+
+
+def test_the_stage_of_an_error_is_the_one_it_came_to():
+    failed = over(error="Unavailable", stages={"identify": 0.1, "resolve": 0.2})
+    counts, _ = tally("agent", [failed, over(error="KeyError")])
+    assert counts[series.ERRORS, ("agent", "resolve", "unavailable")] == 1
+    assert counts[series.ERRORS, ("agent", "other", "defect")] == 1
+
+
+@given(st.lists(st.floats(0, 100) | st.sampled_from(series.BUCKETS)))
+def test_buckets_hold_what_is_not_above_their_bound(tmp_path_factory, seconds):
+    directory = tmp_path_factory.mktemp("metrics")
+    files = ProcessFiles(directory)
+    files.observe(series.REQUEST_SECONDS, LABELS, list(seconds))
+    found = values(directory)
+    files.close()
+    name = series.REQUEST_SECONDS.name
+    for bound in series.BUCKETS:
+        assert found[f"{name}_bucket", str(bound), "combined"] == sum(one <= bound for one in seconds)
+    assert found[f"{name}_bucket", "+Inf", "combined"] == found[f"{name}_count", "combined"] == len(seconds)
+    assert found[f"{name}_sum", "combined"] == pytest.approx(sum(seconds))
+
+
+# --- by whom ----------------------------------------------------------------------------
+
+
+def test_processes_are_added_up_and_what_the_dead_counted_stays(tmp_path, files):
+    processes = [Process(tmp_path) for _ in range(3)]
+    files.add(COUNTER, LABELS, 10)
+    assert counted(tmp_path) == 13
+    assert values(tmp_path)["mdmw_upstream_slots", "nova"] == 15
+    for number, process in enumerate(processes):
+        process.kill()
+        assert counted(tmp_path) == 13
+        assert values(tmp_path).get(("mdmw_upstream_slots", "nova"), 0) == 10 - 5 * number
+    assert len([*tmp_path.glob("*.live")]) == 1
+    assert len([*tmp_path.glob("*.db")]) == 6  # four of ours, two of those that are gone
+    Process(tmp_path).kill()
+    files.add(COUNTER, LABELS, 1)
+    assert counted(tmp_path) == 15
+
+
+def test_a_process_id_that_is_used_again_deceives_nobody(tmp_path):
+    """After a reboot, or in another container, a file may have the number of a process that lives."""
+    Process(tmp_path).kill()
+    for path in [path for path in tmp_path.iterdir() if "-" in path.name]:
+        old = path.name.removeprefix("gauge_").partition("-")[0].rpartition("_")[2]
+        path.rename(path.with_name(path.name.replace(old, str(os.getpid()))))
+    assert counted(tmp_path) == 1
+    assert ("mdmw_upstream_slots", "nova") not in values(tmp_path)
+
+
+def test_what_makes_no_sense_is_removed(tmp_path, caplog):
+    (tmp_path / "counter_1-0.db").write_bytes(struct.pack("=4i", 100, 0, 5000, 0))
+    (tmp_path / "histogram_1-0.db").write_bytes(b"")
+    files = ProcessFiles(tmp_path)
+    files.add(COUNTER, LABELS, 2)
+    assert counted(tmp_path) == 2
+    files.close()
+    assert sum("makes no sense and is removed" in line for line in caplog.messages) == 2
+
+
+def test_nothing_is_counted_twice_or_lost_while_processes_come_and_go(tmp_path):
+    """Scrapes add up the dead while others are born; the sum only grows, and is right in the end."""
+    born = 12
+    seen = []
+    done = threading.Event()
+
+    def scrape():
+        while not done.is_set():
+            seen.append(counted(tmp_path) or 0)
+
+    scrapers = [threading.Thread(target=scrape) for _ in range(2)]
+    tmp_path.joinpath("lock").touch()
+    for thread in scrapers:
+        thread.start()
+    for _ in range(born // 3):
+        processes = [Process(tmp_path) for _ in range(3)]
+        for process in processes:
+            process.kill()
+    done.set()
+    for thread in scrapers:
+        thread.join()
+    assert counted(tmp_path) == born
+    assert len(seen) > 10
+    assert max(seen) <= born
+
+
+def test_a_forked_child_counts_for_itself(tmp_path):
+    meters = Meters(tmp_path, "combined")
+    meters.over(over(notes={journal.CONNECTED: 1}))
+    meters._batch.flush()
+    child = os.fork()
+    if child == 0:
+        meters.over(over(notes={journal.CONNECTED: 5}))
+        meters._batch.flush()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    meters.over(over(notes={journal.CONNECTED: 1}))
+    meters._batch.flush()
+    assert counted(tmp_path) == 7
+    assert values(tmp_path)["mdmw_processes", "combined"] == 1
+
+
+def test_a_directory_that_cannot_be_made_costs_no_request(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    meters = Meters(tmp_path / "file" / "metrics", "combined")
+    with caplog.at_level(logging.WARNING):
+        meters.over(over())
+        meters._batch.flush()
+    assert "1 records of requests are lost: Not a directory (said once a minute)" in caplog.messages
+
+
+def test_what_has_never_happened_is_zero(tmp_path):
+    """So that an alert sees the first time."""
+    meters = Meters(tmp_path, "combined")
+    meters.over(over(status=200))
+    meters._batch.flush()
+    found = values(tmp_path)
+    assert found["mdmw_requests_total", "combined", "2xx"] == 1
+    assert found["mdmw_requests_total", "combined", "5xx"] == 0
+    assert found["mdmw_forged_headers_total", "combined"] == 0
+    assert found["mdmw_cache_lookups_total", "stale", "combined"] == 0
+    assert found["mdmw_errors_total", "refused", "combined", "forward"] == 0
+
+
+# --- what is looked at ------------------------------------------------------------------
+
+
+def test_slots_of_one_upstream_are_added_up_as_long_as_they_exist():
+    first, second = Slots(3, 2, "test"), Slots(4, 2, "test")
+    first.acquire(0)
+    second.acquire(0)
+    second.acquire(0)
+    label = ("test",)
+    numbers = gauges.read()
+    assert (numbers[series.SLOTS, label], numbers[series.SLOTS_IN_USE, label]) == (7, 3)
+    second.release()
+    assert gauges.read()[series.SLOTS_IN_USE, label] == 2
+    del first, second
+    assert (series.SLOTS, label) not in gauges.read()
+
+
+def test_who_waits_for_a_slot_is_seen():
+    slots = Slots(1, 5, "waited-for")
+    slots.acquire(0)
+    began = threading.Event()
+
+    def wait():
+        began.set()
+        slots.acquire(10)
+
+    threads = [threading.Thread(target=wait) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    began.wait()
+    while slots.waiting < 2:
+        threads[0].join(0.001)
+    assert gauges.read()[series.WAITING, ("waited-for",)] == 2
+    slots.release()
+    slots.release()
+    for thread in threads:
+        thread.join()
+    assert slots.waiting == 0
+    assert slots.in_use == 1
+
+
+def test_gauges_are_there_without_a_request(tmp_path):
+    meters = Meters(tmp_path, "combined")
+    slots = Slots(9, 1, "looked-at")
+    meters.over(over())
+    meters._batch.flush()
+    slots.acquire(0)
+    pause = threading.Event()
+    while values(tmp_path).get(("mdmw_upstream_slots_in_use", "looked-at")) != 1:
+        assert not pause.wait(0.05)  # ended by the time limit of the test
