@@ -41,7 +41,10 @@ def counted(directory):
 class Process:
     """Another process, which has counted one connection, and has 5 slots."""
 
+    living = []
+
     def __init__(self, directory):
+        self.living.append(self)
         has_counted, counted = os.pipe()
         self._pid = os.fork()
         if self._pid == 0:
@@ -55,8 +58,16 @@ class Process:
         os.close(counted)
 
     def kill(self):
+        self.living.remove(self)
         os.kill(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)
+
+
+@pytest.fixture(autouse=True)
+def _no_process_stays():
+    yield
+    for process in Process.living.copy():
+        process.kill()
 
 
 @pytest.fixture
