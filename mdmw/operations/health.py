@@ -24,7 +24,7 @@ OPTIONS = [
     cfg.StrOpt(
         "introspect_dir",
         default="/run/mdmw/processes",
-        help="Directory of the sockets of the filter introspect. Its processes have the same user as this one.",
+        help="Where the filter introspect has its sockets. This process is of the same user, or root.",
     ),
     cfg.StrOpt(
         "node_status_file",
