@@ -3,6 +3,7 @@
 import json
 import re
 import select
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -204,3 +205,17 @@ def test_a_guest_cannot_pass_for_nothing_or_for_two_columns():
     words = of_text(text_line(journal(method="-", target="/ 200 5", peer="a b")))
     assert (words["address"], words["path"]) == ("a b", "/ 200 5")
     assert ' "-" ' in text_line(journal(method="-"))
+
+
+def test_every_field_is_explained_in_the_documentation():
+    page = (Path(__file__).parents[2] / "doc" / "filters" / "access-log.rst").read_text()
+    explained = re.findall(r"^    \* - ``(\w+)``(?:, ``(\w+)``)?\n      - (.*)$", page, re.MULTILINE)
+    columns = {name: column for *names, column in explained for name in names if name}
+    source = Source("10.0.0.5", Scope("router", BLUE))
+    made = journal(target="/?", trace=TRACE, error="Unavailable", **(WHOLE | {"source": source}))
+    assert set(columns) == {*json.loads(json_line(made)), "network"}
+    assert sorted(column for column in columns.values() if "column" in column) == sorted(
+        f"column {number}" for number in (1, 2, 3, 4, 4, 5, 6, 7, 8, 9, 10)
+    )
+    assert [note for note in NOTES if f"``{note}``" not in page] == []
+    assert [outcome for outcome in CACHE_OUTCOMES if f"``{outcome}``" not in page] == []
