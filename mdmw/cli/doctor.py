@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mdmw.doctor.examine import Report
     from mdmw.doctor.findings import Finding
 
-_WIDTH = 100
+_WIDTH = 98  # of 100 columns: a backslash may follow
 _MOST = 20  # findings that are printed for people
 _WELL, _WARNINGS, _FAULTS = range(3)
 
@@ -37,7 +37,7 @@ def add_parser(commands: Any) -> None:
     scope.add_argument("--network", metavar="ID", help="this network only")
     scope.add_argument("--router", metavar="ID", help="this router only")
     parser.add_argument("--address", metavar="IP", help="the guest with this address, where it may be")
-    parser.add_argument("--ini", metavar="FILE", help="paste file; default: that of the running mdmw-node")
+    parser.add_argument("--ini", metavar="FILE", help="paste file; default: that of the running daemon")
     parser.add_argument("--pipeline", metavar="NAME", help="the pipeline of that file that asks Nova")
     add_source(parser)
     parser.add_argument(
@@ -99,42 +99,50 @@ def _status(report: "Report") -> int:
 
 def _lines(report: "Report") -> Iterator[str]:
     if not report.found:
-        yield "Nothing is wrong."
+        yield "Nothing is wrong, in what was looked at." if report.left_out else "Nothing is wrong."
+        yield ""
     for one in report.found[:_MOST]:
         yield from _told(one.finding)
         if one.consequences:
             kinds = ", ".join(dict.fromkeys(each.kind for each in one.consequences))
-            yield from _indented("so also", kinds)
+            yield from _wrapped("  so also   ", kinds)
         yield ""
-    if more := len(report.found) - _MOST:
-        yield f"... and {more} more; --json has them all" if more > 0 else ""
-    for head, texts in (("checked", report.checked), ("left out", report.left_out)):
+    if len(report.found) > _MOST:
+        yield f"... and {len(report.found) - _MOST} more; --json has them all"
+    for head, texts in (("checked: ", report.checked), ("left out: ", report.left_out)):
         if texts:
-            yield from _wrapped(f"{head}: ", "; ".join(texts))
+            yield from _wrapped(head, "; ".join(texts))
     yield f"took {report.seconds:.1f} s"
 
 
 def _told(finding: "Finding") -> Iterator[str]:
-    yield from _wrapped("", f"{finding.severity.upper()} {finding.kind}: {finding.where}: {finding.what}")
-    yield from _indented("known by", finding.how)
+    text = f"{finding.severity.upper()} {finding.kind}: {finding.where}: {finding.what}"
+    yield from _wrapped("", text)
+    yield from _wrapped("  known by  ", finding.how)
     for number, line in enumerate(finding.mend):
-        yield from _indented("" if number else "mend by", line)
+        yield from _shell("            " if number else "  mend by   ", line)
 
 
-def _indented(head: str, text: str) -> Iterator[str]:
-    return _wrapped(f"  {head:9} ", text)
-
-
-def _wrapped(head: str, text: str) -> Iterator[str]:
+def _wrapped(head: str, text: str, before: str = "") -> Iterator[str]:
     """No line is longer than the terminal, but for a word that is; ids and paths stay whole."""
     yield from textwrap.wrap(
         text,
         _WIDTH,
         initial_indent=head,
-        subsequent_indent=" " * (len(head) or 2),
+        subsequent_indent=" " * (len(head) or 2) + before,
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def _shell(head: str, line: str) -> Iterator[str]:
+    """A line of shell that can be copied, however long it is."""
+    if line.startswith("#"):
+        yield from _wrapped(head, line, before="# ")
+        return
+    *lines, last = _wrapped(head, line, before="  ")
+    yield from (f"{one} \\" for one in lines)
+    yield last
 
 
 # --- as JSON ----------------------------------------------------------------------------

@@ -33,8 +33,9 @@ def behind(what: Scene, known: list[Known], notes: Notes, end: float) -> None:
     tasks = dict(_who_they_are(what, known, notes))
     if there:
         tasks |= {f"Nova at {address}": partial(_ask, there, address, notes) for address in there.addresses}
-    notes.checked.extend(tasks)
-    notes.left_out.extend(together(tasks, end - _TO_ANSWER))
+    undone = together(tasks, end - _TO_ANSWER)
+    notes.omit(undone)
+    notes.checked.extend(tasks.keys() - undone.keys())
     for guest in known[:1]:
         _answered(guest, what.sockets[0] if what.sockets else None, there, notes)
 

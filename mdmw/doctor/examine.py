@@ -18,14 +18,14 @@ from mdmw.doctor.identity import Known
 from mdmw.doctor.look import Seen
 from mdmw.doctor.notes import Notes
 from mdmw.doctor.places import Place, Written
-from mdmw.doctor.processes import holders, process
+from mdmw.doctor.processes import holders
 from mdmw.doctor.scene import Scene, scene
 from mdmw.doctor.together import together
 from mdmw.node import present
 from mdmw.node.wanted import Places
 
 #: Seconds for all of it, less what it takes to start Python.
-WITHIN = 1.9
+WITHIN = 2.0
 _TO_JUDGE = 0.3  # seconds that stay when the last namespace was looked at
 
 
@@ -56,12 +56,12 @@ def examine(asked: Asked, within: float = WITHIN) -> Report:
     if is_root:
         tasks["namespaces"] = lambda: _namespaces(what, seen, notes, end)
         tasks["this host"] = lambda: _machine(what, notes)
-    notes.left_out.extend(together(tasks, end))
+    notes.omit(together(tasks, end))
     notes.findings.extend(_elsewhere(seen, known, asked))
     return Report(
         tuple(ordered(list(notes.findings))),
-        tuple(dict.fromkeys(notes.checked)),
-        tuple(dict.fromkeys(notes.left_out)),
+        tuple(sorted(set(notes.checked))),
+        tuple(sorted(set(notes.left_out))),
         time.monotonic() - began,
     )
 
@@ -70,7 +70,7 @@ def _namespaces(what: Scene, seen: list[Seen], notes: Notes, end: float) -> None
     context = look.Context(
         places=what.plan.places if what.plan else Places(),
         host=present.devices(),
-        mend=" ".join(["mdmw node apply --once", *what.node.words]),
+        source=" ".join(what.node.words),
         mark=what.plan.options.metadata_access_mark if what.plan else 1,
         guest=what.asked.address or "",
         state_path=what.state_path,
@@ -78,10 +78,10 @@ def _namespaces(what: Scene, seen: list[Seen], notes: Notes, end: float) -> None
     tasks = {
         f"{place.namespace} ({place.scope})": partial(_look, place, context, seen) for place in what.places
     }
-    notes.left_out.extend(together(tasks, end - _TO_JUDGE))
+    notes.omit(together(tasks, end - _TO_JUDGE))
     there = list(seen)
-    inodes = {one.inode for each in there for one in each.listening}
-    who = {inode: [one for pid in pids if (one := process(pid))] for inode, pids in holders(inodes).items()}
+    inodes = {one.inode for each in there for bind in each.place.binds for one in each.at(bind)}
+    who = holders(inodes)
     for each in there:
         notes.findings.extend([*each.findings, *listeners.judge(each, who, what.node)])
         notes.checked.extend(each.checked)

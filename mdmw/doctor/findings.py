@@ -53,7 +53,7 @@ _LISTENING = ("listener-missing", "listener-foreign", "listener-hung")
 _AGENT = ("agent-down", "agent-full", "agent-hung")
 _SERVED = ("answer",)
 _INSIDE = (*_DHCP, "options-missing", "rules-missing", *_LISTENING)
-_NOVA = ("certificate-expired", "nova-unreachable", "nova-slow", "nova-error", "wrong-secret", "nova-answer")
+_NOVA = ("nova-unreachable", "nova-slow", "nova-error", "wrong-secret", "nova-answer")
 
 
 def _kind(name: str, severity: Severity, meaning: str, *explains: str) -> Kind:
@@ -80,12 +80,18 @@ KINDS = {
         ),
         _kind("conntrack-full", "fault", "The kernel's table of connections is full: it drops new ones."),
         _kind("file-limit", "fault", "A process has, or can have, too few open files.", "listener-hung"),
-        _kind("node-down", "fault", "mdmw-node does not run.", *_INSIDE, *_SERVED),
-        _kind("node-hung", "fault", "mdmw-node runs, but does not answer.", *_INSIDE, *_SERVED),
-        _kind("workers-missing", "fault", "mdmw-node has no workers.", *_LISTENING, *_SERVED),
-        _kind("worker-stopped", "fault", "A worker of mdmw-node is stopped.", "listener-hung", *_SERVED),
+        _kind("node-down", "fault", "mdmw-node does not run.", *_INSIDE),
+        _kind("node-hung", "fault", "mdmw-node runs, but does not answer.", *_INSIDE),
+        _kind("workers-missing", "fault", "mdmw-node has no workers.", *_LISTENING),
+        _kind("worker-stopped", "fault", "A worker of mdmw-node is stopped.", "listener-hung"),
         _kind("namespace-missing", "fault", "The namespace is not there.", *_INSIDE, "node-problem"),
-        _kind("device-missing", "fault", "The device of the DHCP port or router is not there.", *_INSIDE),
+        _kind(
+            "device-missing",
+            "fault",
+            "The device of the DHCP port or router is not there.",
+            *_INSIDE,
+            "node-problem",
+        ),
         _kind("device-down", "fault", "That device is down.", *_INSIDE),
         _kind(
             "address-missing", "fault", "An address is not on the device.", "listener-hung", "node-problem"
@@ -94,13 +100,11 @@ KINDS = {
         _kind("route-missing", "fault", "The namespace has no way back to its guests' other subnets."),
         _kind("sysctl", "warning", "A setting of the namespace's kernel is not as planned."),
         _kind("options-missing", "fault", "Guests are not told the route to the metadata address."),
-        _kind("dhcp-dead", "fault", "dnsmasq does not run.", "options-missing"),
+        _kind("dhcp-dead", "fault", "dnsmasq does not run."),
         _kind("rules-missing", "fault", "Packets are not redirected to the router's listener."),
-        _kind(
-            "listener-foreign", "fault", "Another program listens in our place.", "listener-hung", *_SERVED
-        ),
-        _kind("listener-missing", "fault", "Nobody listens for guests.", *_SERVED),
-        _kind("listener-hung", "fault", "Who listens does not answer.", *_SERVED),
+        _kind("listener-foreign", "fault", "Another program listens in our place.", "listener-hung"),
+        _kind("listener-missing", "fault", "Nobody listens for guests."),
+        _kind("listener-hung", "fault", "Who listens does not answer."),
         _kind("backlog-overflow", "warning", "Connections came faster than they were accepted."),
         _kind("socket-missing", "fault", "The agent's socket is not there.", *_AGENT, *_SERVED),
         _kind("socket-forbidden", "fault", "The proxies may not connect to the agent's socket.", *_SERVED),
@@ -136,14 +140,14 @@ _SEVERITIES: tuple[Severity, ...] = ("fault", "warning")
 def ordered(findings: Sequence[Finding]) -> list[Ordered]:
     """Causes only, faults first, in the order of a packet's path; each with what follows from it."""
     inorder = sorted(dict.fromkeys(findings), key=_rank)
-    causes = [one for one in inorder if not any(_explains(other, one) for other in inorder)]
-    taken: set[Finding] = set(causes)
-    found = []
-    for cause in causes:
-        consequences = [one for one in inorder if one not in taken and _explains(cause, one)]
-        taken.update(consequences)
-        found.append(Ordered(cause, tuple(consequences)))
-    return found
+    following: dict[Finding, list[Finding]] = {}
+    for one in inorder:
+        cause = one
+        while (before := next((other for other in inorder if _explains(other, cause)), None)) is not None:
+            cause = before
+        following.setdefault(cause, [])
+        following[cause] += [one] if one is not cause else []
+    return [Ordered(cause, tuple(following[cause])) for cause in inorder if cause in following]
 
 
 def _rank(finding: Finding) -> tuple[int, int, str]:

@@ -25,12 +25,16 @@ fetch() {
     if have curl; then
         curl -gfsS --noproxy '*' --connect-timeout "$WAIT" -m "$WAIT" "$1" 2>&1
     elif have wget; then
-        # -Y off of busybox and --no-proxy of GNU wget say the same
-        if wget --help 2>&1 | grep -q -- --no-proxy; then
-            wget -q --no-proxy -T "$WAIT" -t 1 -O - "$1" 2>&1
-        else
-            wget -q -Y off -T "$WAIT" -O - "$1" 2>&1
-        fi
+        # busybox is built with and without options; those that this one has are in its help
+        help=$(wget --help 2>&1)
+        options="-q -O -"
+        limit=
+        case $help in *--no-proxy*) options="$options --no-proxy -t 1" ;; *) options="$options -Y off" ;; esac
+        case $help in
+        *-T*) options="$options -T $WAIT" ;;
+        *) if timeout 1 true 2>/dev/null; then limit="timeout $WAIT"; fi ;;
+        esac
+        $limit wget $options "$1" 2>&1
     else
         echo "neither curl nor wget is here"
         return 127

@@ -131,7 +131,13 @@ def _keystone(neutron: Neutron, error: Unavailable) -> Finding:
         "openstack token issue",
     )
     where = neutron.auth_url or "[neutron] auth_url"
-    return Finding("keystone", where, f"there is no token: {error}", "one was asked for", mend)
+    return Finding(
+        "keystone",
+        where,
+        f"there is no token: {error}",
+        "one was asked for, as [neutron] of the files says",
+        mend,
+    )
 
 
 def _neutron(error: Unavailable) -> Finding:

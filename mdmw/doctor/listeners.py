@@ -18,7 +18,7 @@ def judge(seen: Seen, holders: Mapping[int, Sequence[Process]], node: Daemon) ->
     place, name = seen.place, seen.place.namespace
     how = f"ip netns exec {name} ss -ltnp"
     for bind in place.binds if not any(one.kind == "namespace-missing" for one in seen.findings) else ():
-        there = [one for one in seen.listening if one.takes(bind.address, bind.port)]
+        there = seen.at(bind)
         processes = {process for one in there for process in holders.get(one.inode, ())}
         strangers = [process for process in processes if not _is_right(process, seen, node)]
         if not there:

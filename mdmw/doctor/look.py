@@ -22,7 +22,7 @@ from mdmw.node.present import Device
 from mdmw.node.wanted import Places
 from mdmw.records import METADATA_ADDRESS, METADATA_ADDRESS_V6
 
-ANSWER_WITHIN = 0.8  # seconds, for what is on this host
+ANSWER_WITHIN = 0.7  # seconds, for what is on this host
 _NONSENSE = b"?\r\n\r\n"  # who listens refuses it by itself, and asks nobody
 _SO_MARK = 36  # asm-generic/socket.h
 _COMMAND_WITHIN = 1.0
@@ -48,14 +48,14 @@ _MEANING: dict[type[actions.Action], str] = {
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What is the same for all namespaces. `mend` is the command that makes the plan so; empty without one.
+    """What is the same for all namespaces. `source`: the words that tell `mdmw node` what to plan from.
 
     `mark` is that of a router's packets to the metadata address; `guest` an address to look for, or empty.
     """
 
     places: Places
     host: Mapping[str, Device]
-    mend: str = ""
+    source: str = ""
     mark: int = 1
     guest: str = ""
     state_path: Path = Path("/var/lib/neutron")
@@ -71,6 +71,10 @@ class Seen:
     hung: list[Bind] = field(default_factory=list)
     neighbour: str | None = None
     checked: list[str] = field(default_factory=list)
+
+    def at(self, bind: Bind) -> list[Listening]:
+        """Who takes the connections to an address."""
+        return [one for one in self.listening if one.takes(bind.address, bind.port)]
 
 
 def look(place: Place, context: Context) -> Seen:
@@ -97,10 +101,13 @@ def _beside_plan(place: Place, context: Context) -> Iterator[Finding]:
     found = difference(
         place.wanted, observe(place.wanted, context.places, context.host), context.places, time.time()
     )
-    how = f"mdmw node plan {context.mend.partition('--once')[2]}".strip()
+    how = f"mdmw node plan {context.source}"
     if found.problem:
         what = found.problem.removeprefix(f"{place.namespace}: ")
-        yield _finding(place, context, "device-missing", what, how)
+        gone = [wire.bridge for wire in place.wanted.wires if wire.bridge not in context.host]
+        bridges = tuple(f"ip link add {bridge} up type bridge" for bridge in dict.fromkeys(gone))
+        mend = (*bridges, *_mend(place, context, "device-missing"))
+        yield Finding("device-missing", place.namespace, what, how, mend, place.namespace)
     for action in found.actions:
         text = str(action).removeprefix(f"{place.namespace}: ")
         if kind := _MEANING.get(type(action)):
@@ -143,7 +150,7 @@ def _inside(seen: Seen, context: Context) -> None:
         bind
         for bind in place.binds
         if (bind.address in there or bind.address not in (METADATA_ADDRESS, METADATA_ADDRESS_V6))
-        and any(one.takes(bind.address, bind.port) for one in seen.listening)
+        and seen.at(bind)
         and not _answers(bind, context.mark)
     ]
     seen.findings += _refused(place, before, overflows())
@@ -267,7 +274,11 @@ def _duplicate(place: Place, device: str, address: str) -> Finding:
 
 
 def _finding(place: Place, context: Context, kind: str, what: str, how: str) -> Finding:
-    is_ours = place.wanted and (place.wanted.wires or kind not in _NEUTRONS)
-    agent = f"systemctl restart neutron-{'l3' if place.is_router else 'dhcp'}-agent"
-    mend = context.mend if is_ours else agent
-    return Finding(kind, place.namespace, what, how, (mend,), place.namespace)
+    return Finding(kind, place.namespace, what, how, _mend(place, context, kind), place.namespace)
+
+
+def _mend(place: Place, context: Context, kind: str) -> tuple[str, ...]:
+    """What Neutron's agents make they make again."""
+    if place.wanted and (place.wanted.wires or kind not in _NEUTRONS):
+        return (f"mdmw node apply --once {context.source}",)
+    return (f"systemctl restart neutron-{'l3' if place.is_router else 'dhcp'}-agent",)

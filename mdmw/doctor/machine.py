@@ -8,6 +8,7 @@ from mdmw.doctor.deployment import Asked, Daemon
 from mdmw.doctor.findings import Finding
 from mdmw.doctor.listeners import workers
 from mdmw.doctor.processes import Process, files
+from mdmw.node import namespaces
 
 _LEAST_BYTES = 1024 * 1024
 _NEARLY = 0.9  # of the files that a process may open
@@ -37,8 +38,10 @@ def of_daemon(node: Daemon, asked: Asked) -> Iterator[Finding]:
             mend = (f"kill -CONT {worker.pid}",)
             yield Finding("worker-stopped", where, what, f"/proc/{worker.pid}/status: State: T", mend)
     for problem in node.problems:
+        space = problem.partition(":")[0]
         mend = ("journalctl -u mdmw-node -n 20",)
-        yield Finding("node-problem", where, problem, "mdmw node status", mend)
+        of = space if space in namespaces.names() else ""
+        yield Finding("node-problem", where, problem, "mdmw node status", mend, of)
 
 
 def disks(directories: Iterable[Path]) -> Iterator[Finding]:

@@ -1,6 +1,6 @@
 """What the parts of the walk write down; threads only ever add to it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -17,6 +17,10 @@ class Notes:
     findings: list[Finding] = field(default_factory=list)
     checked: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+
+    def omit(self, undone: Mapping[str, str]) -> None:
+        """What was not done, and why."""
+        self.left_out.extend(f"{name}: {why}" for name, why in undone.items())
 
     def read(self, read: Callable[[], T], otherwise: T) -> T:
         """What `read` returns; a file that cannot be used is a finding, and the walk goes on."""

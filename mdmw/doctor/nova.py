@@ -31,8 +31,10 @@ _SKEW = 5.0  # seconds
 _SOON = datetime.timedelta(days=14)
 _GOOD = (200, 404)
 _SAME_SECRET = (
-    "# the same text must be here and in metadata_proxy_shared_secret of [neutron] in nova.conf:",
-    "mdmw check agent",
+    "# these two must be equal; SECRET is metadata_proxy_shared_secret in [neutron] of nova.conf:",
+    f"mdmw sign {_NOBODY_ID}",
+    f"printf %s {_NOBODY_ID} | openssl dgst -sha256 -hmac SECRET",
+    "# correct the wrong one, and then:",
     "systemctl reload mdmw-metadata-agent",
 )
 

@@ -1,7 +1,8 @@
 """Processes as /proc shows them: who they are, which sockets they hold, how many files they may open."""
 
 import contextlib
-from collections.abc import Collection, Iterator
+import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,14 +66,15 @@ def children(pid: int) -> list[Process]:
     return found
 
 
-def holders(inodes: Collection[int]) -> dict[int, list[int]]:
+def holders(inodes: Collection[int]) -> dict[int, list[Process]]:
     """Inode of a socket -> the processes that have it open. One look at every process of this host."""
     wanted = {f"socket:[{inode}]": inode for inode in inodes}
-    found: dict[int, list[int]] = {inode: [] for inode in inodes}
-    for path in _PROC.iterdir() if wanted else ():
-        if path.name.isdecimal():
-            for target in set(_targets(path / "fd")) & wanted.keys():
-                found[wanted[target]].append(int(path.name))
+    found: dict[int, list[Process]] = {inode: [] for inode in inodes}
+    for name in os.listdir(_PROC) if wanted else ():  # noqa: PTH208 - a Path for each takes twice the time
+        held = wanted.keys() & _targets(f"{_PROC}/{name}/fd") if name.isdecimal() else ()
+        who = process(int(name)) if held else None
+        for target in held:
+            found[wanted[target]] += [who] if who else []
     return found
 
 
@@ -87,8 +89,11 @@ def files(pid: int) -> tuple[int, int] | None:
     return (used, int(words[3])) if words[3].isdecimal() else None
 
 
-def _targets(directory: Path) -> Iterator[str]:
+def _targets(directory: str) -> set[str]:
+    """What the descriptors of a process lead to."""
+    found = set()
     with contextlib.suppress(OSError):  # it has ended
-        for path in directory.iterdir():
+        for name in os.listdir(directory):  # noqa: PTH208 - as above
             with contextlib.suppress(OSError):
-                yield str(path.readlink())
+                found.add(os.readlink(f"{directory}/{name}"))  # noqa: PTH115 - as above
+    return found

@@ -12,8 +12,8 @@ from mdmw.errors import MdmwError
 _EXPECTED = (MdmwError, OSError, subprocess.SubprocessError)
 
 
-def together(tasks: Mapping[str, Callable[[], None]], end: float, most: int = 16) -> list[str]:
-    """Do the tasks by `end` (of `time.monotonic`), up to `most` at a time; why which was not done.
+def together(tasks: Mapping[str, Callable[[], None]], end: float, most: int = 16) -> dict[str, str]:
+    """Do the tasks by `end` (of `time.monotonic`), up to `most` at a time; those not done, and why.
 
     What takes longer goes on in threads that nobody waits for; the process may end meanwhile.
     """
@@ -42,8 +42,8 @@ def together(tasks: Mapping[str, Callable[[], None]], end: float, most: int = 16
 
 def _outcome(
     left: dict[str, str], done: "queue.SimpleQueue[tuple[str, BaseException | None]]", end: float
-) -> list[str]:
-    problems = []
+) -> dict[str, str]:
+    problems = {}
     while left:
         try:
             name, error = done.get(timeout=max(end - time.monotonic(), 0))
@@ -51,7 +51,7 @@ def _outcome(
             break
         del left[name]
         if isinstance(error, _EXPECTED):
-            problems.append(f"{name}: {' '.join(str(error).split())}")
+            problems[name] = " ".join(str(error).split())
         elif error:
             raise error
-    return problems + [f"{name}: {why}" for name, why in left.items()]
+    return problems | left
