@@ -5,7 +5,7 @@ import json
 import selectors
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,19 +40,20 @@ def ask(
     question: str,
     timeout: float = 2.0,
     pipelines: Sequence[str] = (),
-    pid: int | None = None,
+    pid: int | Collection[int] | None = None,
     **arguments: Any,
 ) -> list[Reply]:
-    """Ask every process, or those of some `pipelines`, or one; a Reply from each, within `timeout` seconds.
+    """Ask every process, or those of some `pipelines` or pids; a Reply from each, within `timeout` seconds.
 
     In the order of pipelines and pids. The socket of a process that has ended is removed. A
     directory that is not there is an empty one; raises OSError when it may not be read.
     """
     line = json.dumps({"ask": question, "with": arguments}).encode() + b"\n"
+    pids = [pid] if isinstance(pid, int) else pid
     calls = [
         _Call(path, pipeline, number)
         for path, pipeline, number in _sockets(directory)
-        if (not pipelines or pipeline in pipelines) and pid in (None, number)
+        if (not pipelines or pipeline in pipelines) and (pids is None or number in pids)
     ]
     deadline = time.monotonic() + timeout
     with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:

@@ -70,22 +70,15 @@ class Readiness:
         names = self._pipelines or sorted({reply.pipeline for reply in replies})
         if not names:
             yield Finding("processes", False, f"no process has a socket in {self._introspect_dir}")
+        first = {}  # one process for all of its pipeline, so that nobody is asked more often than need be
         for name in names:
             of_pipeline = [reply for reply in replies if reply.pipeline == name]
             heard = [reply for reply in of_pipeline if reply.is_heard]
             yield Finding("processes", bool(heard), f"{name}: {len(heard)} of {len(of_pipeline)} answer")
             if heard:
-                yield from self._checked(heard[0])
-
-    def _checked(self, process: Reply) -> Iterator[Finding]:
-        """One process for all of its pipeline, so that nobody is asked more often than need be."""
-        name = process.pipeline
-        for reply in ask(self._introspect_dir, "checks", _CHECKED_WITHIN, (name,), process.pid):
-            if reply.problem:
-                yield Finding("processes", False, f"{name}: process {reply.pid}: {reply.problem}")
-            else:
-                for what, found in reply.answer.items():
-                    yield Finding(what, found["ok"], f"{name}: {found['text']}")
+                first[name] = heard[0].pid
+        for reply in ask(self._introspect_dir, "checks", _CHECKED_WITHIN, names, first.values()):
+            yield from _checked(reply)
 
     # --- what mdmw-node says --------------------------------------------------------------
 
@@ -137,6 +130,15 @@ class Readiness:
         for problem in status.plan.problems if status.plan else ():
             if problem.scope == scope:
                 yield Finding("plan", False, problem.text)
+
+
+def _checked(reply: Reply) -> Iterator[Finding]:
+    name = reply.pipeline
+    if reply.problem:
+        yield Finding("processes", False, f"{name}: process {reply.pid}: {reply.problem}")
+    else:
+        for what, found in reply.answer.items():
+            yield Finding(what, found["ok"], f"{name}: {found['text']}")
 
 
 def _running(status: NodeStatus, text: str) -> Finding:

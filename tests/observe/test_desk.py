@@ -233,6 +233,8 @@ def test_all_processes_are_asked_at_the_same_time(directory: Path, start: Any) -
     pids = sorted(start().process.pid for _ in range(3))
     assert [(reply.pid, reply.answer) for reply in ask(directory, "pid")] == [(pid, pid) for pid in pids]
     assert [reply.pid for reply in ask(directory, "pid", pid=pids[1])] == [pids[1]]
+    assert [reply.pid for reply in ask(directory, "pid", pid=pids[1:])] == pids[1:]
+    assert ask(directory, "pid", pid=()) == []
     assert ask(directory, "pid", pipelines=("agent",)) == []
     assert len(ask(directory, "pid", pipelines=("proxy",))) == 3
 
