@@ -1,7 +1,7 @@
 """Guests with IPv6 and nothing else, on a host without OpenStack: an address, and then an answer.
 
-One daemon with a network for each way to an address; the guests have the kernel's autoconfiguration, and
-dhclient where addresses are given out.
+One daemon with a network for each way to an address, and one behind a router; the guests have the kernel's
+autoconfiguration, and dhclient where addresses are given out.
 """
 
 import dataclasses
@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 from daemon import Site, site
-from kvm_host import Host, ask, inside, ip, made, without_clients
+from kvm_host import Host, ask, inside, ip, made, obstacle
 
-pytestmark = pytest.mark.skipif(bool(without_clients()), reason=f"needs root and: {without_clients()}")
+MISSING = obstacle("dhclient", "radvd")
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs root and: {MISSING}")
 
 URL = "http://[fe80::a9fe:a9fe%25eth0]/openstack/latest/meta_data.json"
 NAME_SERVER = "2001:db8::53"
@@ -48,6 +49,8 @@ class Network:
     mode: str | None
     number: int
     bridge: str
+    router: str = ""
+    subnet: str = dataclasses.field(default_factory=lambda: str(uuid.uuid4()))
     id: str = dataclasses.field(default_factory=lambda: str(uuid.uuid4()))
     guest: str = dataclasses.field(default_factory=lambda: str(uuid.uuid4()))
 
@@ -67,10 +70,11 @@ class Network:
 
     def described(self) -> dict[str, Any]:
         subnet = {
-            "id": str(uuid.uuid4()),
+            "id": self.subnet,
             "cidr": f"fd00:{self.number}::/64",
             "dns_nameservers": [NAME_SERVER],
             "ipv6_address_mode": self.mode,
+            "gateway_ip": f"fd00:{self.number}::1" if self.router else None,
         }
         return {"id": self.id, "bridge": self.bridge, "subnets": [subnet]}
 
@@ -80,6 +84,7 @@ class Network:
 
 
 MODES = ["slaac", "dhcpv6-stateless", "dhcpv6-stateful", None]
+ROUTED = "behind a router"
 
 
 @dataclasses.dataclass
@@ -95,16 +100,18 @@ class Kvm:
 def kvm() -> Iterator[Kvm]:
     with made() as host, site() as place:
         networks = {mode: Network(mode, number, host.bridge()) for number, mode in enumerate(MODES, 1)}
+        routed = networks[ROUTED] = Network("slaac", 9, host.bridge(), str(uuid.uuid4()))
         inventory = host.directory / "inventory.yaml"
         content = {
             "networks": [network.described() for network in networks.values()],
+            "routers": [{"id": routed.router, "interfaces": [{"subnet": routed.subnet}]}],
             "instances": [network.instance() for network in networks.values()],
         }
         inventory.write_text(json.dumps(content))
         place.ini.write_text(_INI.format(inventory=inventory, directory=host.directory))
         state = f"node_state_path={host.places.state}"
         place.started("--pipeline", "standalone", "--file", str(inventory), "--set", state)
-        place.until(lambda: len(place.listeners()) == 2 * len(networks))
+        place.until(lambda: len(place.listeners()) == 2 * len(MODES) + 1)
         yield Kvm(host, place, networks)
 
 
@@ -120,6 +127,19 @@ def test_p_2_from_a_file_to_an_answer_over_ipv6(kvm: Kvm, mode: str | None) -> N
     assert len(ready(guest)) == 1
     assert ip(guest, "-6 route show default") == ""
     assert ip(guest, "-4 -br addr show eth0").split()[2:] == []
+    assert json.loads(ask(guest, URL))["uuid"] == network.guest
+
+
+def test_p_8_behind_a_router_of_the_file(kvm: Kvm) -> None:
+    """P-8, 4.7: an address by dnsmasq, the way out and that to the metadata address by radvd."""
+    network = kvm.networks[ROUTED]
+    space = f"qrouter-{network.router}"
+    kvm.place.until(lambda: "fe80::" in ip(space, "-6 addr show -tentative"))
+    guest = kvm.host.guest(network.bridge, network.mac)
+    inside(guest, "sysctl", "-qw", "net.ipv6.conf.eth0.accept_ra_rt_info_max_plen=128")
+    kvm.place.until(lambda: "via fe80::" in ip(guest, "-6 route show fe80::a9fe:a9fe"))
+    assert "via fe80::" in ip(guest, "-6 route show default")
+    kvm.place.until(lambda: network.address in ready(guest))
     assert json.loads(ask(guest, URL))["uuid"] == network.guest
 
 
