@@ -45,11 +45,11 @@ class Host:
         self.ini.write_text(text.replace("# inventory_db", "inventory_db"))
         self.processes = {}
 
-    def serve(self, pipeline, server="gunicorn", bind=None, workers=1):
-        """Start a server, and wait until it answers; returns where it listens."""
-        bind = bind or f"unix:{self.folder / pipeline}"
+    def serve(self, pipeline, server="gunicorn", binds=(), workers=1):
+        """Start a server on the socket of that name, or elsewhere, and wait until it answers."""
+        binds = binds or (f"unix:{self.folder / pipeline}",)
         module = f"mdmw.wsgi.{pipeline}" if pipeline == "agent" else "mdmw.wsgi.named"
-        command = servers.command(server, servers.Launch(module, (bind,), workers, 4))
+        command = servers.command(server, servers.Launch(module, tuple(binds), workers, 4))
         environ = os.environ | {"MDMW_PASTE_INI": str(self.ini), "MDMW_PIPELINE": pipeline}
         log = self.folder / f"{pipeline}.log"
         with log.open("wb") as output:
@@ -57,11 +57,10 @@ class Host:
         self._stack.callback(_end, process)
         self.processes[pipeline] = process
         deadline = time.monotonic() + 3 * PATIENCE
-        while not _answers(bind):
+        while not all(map(_answers, binds)):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)  # between two looks
-        return bind
 
     def log(self, pipeline):
         return (self.folder / f"{pipeline}.log").read_text()
