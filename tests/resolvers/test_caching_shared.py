@@ -137,6 +137,23 @@ def test_r11_again_asks_past_memcached(agent, memcached, client):
         assert cloud.queries.total() == before + 1
 
 
+@pytest.mark.parametrize("prefetching", [False, True])
+@pytest.mark.parametrize("scope", [None, BLUE])
+def test_a_purge_is_for_all_agents(agent, memcached, client, prefetching, scope):
+    """Also when their clocks differ by a moment."""
+    cloud, me = Cloud(), source(1)
+    cloud.put(1)
+    agent(memcached, cloud, prefetching, ahead=0.3).resolve(me)
+    assert agent(memcached, cloud, prefetching).purge(scope) == (0, True)
+    cloud.remove(1)
+    expected = cloud.put(1, device="another")
+    assert agent(memcached, cloud, prefetching).resolve(me) == expected
+
+
+def test_a_purge_without_memcached_says_so(agent, peers):
+    assert agent(peers.absent().path, Cloud()).purge(None) == (0, False)
+
+
 def test_an_entry_from_the_future_is_ignored(agent, memcached, client):
     """A host whose clock is wrong by more than the margin could make old answers look young."""
     cloud, me = Cloud(), source(1)
