@@ -39,6 +39,7 @@ METRICS_DIR = cfg.StrOpt(
 )
 
 _PATIENCE = 2.0  # seconds; there is never much to do with the lock
+_LOCK = "lock"
 _LIVE = ".live"
 _GONE = "gone"
 _ONLY_OWNER = 0o700
@@ -54,6 +55,7 @@ class ProcessFiles:
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(_ONLY_OWNER, parents=True, exist_ok=True)
+        (directory / _LOCK).touch()
         with _locked(directory):
             _add_up_the_gone(directory)
             name = f"{os.getpid()}-{secrets.token_hex(4)}"
@@ -97,7 +99,7 @@ class ProcessFiles:
 
 def collect(directory: Path) -> list[Metric]:
     """What all processes have counted, and the gauges of those that live; raises OSError."""
-    if not directory.is_dir():
+    if not (directory / _LOCK).exists():  # root may look first, and must not make what others need
         return []
     with _locked(directory):
         _add_up_the_gone(directory)
@@ -115,7 +117,7 @@ def _key(series: Series, sample: str, labels: tuple[str, ...], bound: str | None
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    with (directory / "lock").open("ab") as file:
+    with (directory / _LOCK).open("rb") as file:
         lock(file.fileno(), _PATIENCE)
         try:
             yield
@@ -158,6 +160,8 @@ def _add_up(paths: Sequence[Path], directory: Path, kind: str) -> None:
     for key, value in sums.items():
         together.write_value(key, value, 0.0)
     together.close()
+    owner = directory.stat()
+    os.chown(new, owner.st_uid, owner.st_gid)
     for path in paths:
         path.unlink()
     new.rename(directory / f"{kind}_{_GONE}.db")
