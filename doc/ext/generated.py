@@ -1,7 +1,8 @@
 """Directives whose text is made from the code when the documentation is built.
 
 `mdmw-options [FILTER]`: its options, or those of all; `mdmw-command [COMMAND]`: what the
-command line takes; `mdmw-rules`: rule ids with a sentence each, and the tests that name them.
+command line takes; `mdmw-operations`: the admin API; `mdmw-rules`: rule ids with a sentence each,
+and the tests that name them.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from docutils.statemachine import StringList
 from oslo_config import cfg
 from sphinx.util.docutils import SphinxDirective
 
+from mdmw.admin.operations import OPERATIONS
 from mdmw.cli.main import build_parser
 from mdmw.node import settings
 from mdmw.wsgi.catalogue import OPTIONS, RESOLVERS
@@ -140,6 +142,22 @@ def _listed(entries: Iterator[tuple[str, str, list[str]]] | list[tuple[str, str,
     return lines
 
 
+class Operations(SphinxDirective):
+    """What the admin API can do."""
+
+    def run(self) -> list[nodes.Node]:
+        lines = [".. list-table::", "    :header-rows: 1", "    :widths: 8 34 8 50", ""]
+        lines += ["    * - Method", "      - Path", "      - Who", "      - What"]
+        for operation in OPERATIONS:
+            query = ", ".join(f"``{parameter.name}``" for parameter in operation.query)
+            about = _plain(operation.about) + (f" Query: {query}." if query else "")
+            cells = [operation.method, f"``{operation.path}``", operation.may, about]
+            lines += [f"    * - {cells[0]}", *(f"      - {cell}" for cell in cells[1:])]
+        container = nodes.Element()
+        self.state.nested_parse(StringList(lines, source=self.name), self.content_offset, container)
+        return container.children
+
+
 class Rules(SphinxDirective):
     """Lines `ID  sentence` -> a table that also says which tests name the rule."""
 
@@ -173,5 +191,6 @@ def setup(app):  # type: ignore[no-untyped-def]
     """Called by Sphinx."""
     app.add_directive("mdmw-options", Options)
     app.add_directive("mdmw-command", Command)
+    app.add_directive("mdmw-operations", Operations)
     app.add_directive("mdmw-rules", Rules)
     return {"parallel_read_safe": True}
