@@ -85,6 +85,8 @@ def running(in_namespaces: bool, inventory_file: Path | None = None) -> Iterator
         parent = _RUN if in_namespaces else None
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mdmw-", dir=parent)))
         inventory = _configure(home, inventory_file)
+        if in_namespaces:
+            _give_to_workers(home)
         processes = Processes(home, stack)
         processes.serve("nova", f"unix:{home}/nova")
         processes.serve("agent", f"unix:{home}/metadata_proxy")
@@ -198,6 +200,14 @@ def _configure(home: Path, inventory_file: Path | None) -> Inventory:
     secret.touch(mode=0o600)
     secret.write_text(secrets.token_hex(32) + "\n")
     return load_inventory(home / "inventory.yaml")
+
+
+def _give_to_workers(home: Path) -> None:
+    """Where all processes leave what they tell: root may write anywhere, the workers of mdmw-node may not."""
+    workers = ids_of(_NODE_USER, "")
+    for name in ("metrics", "processes"):
+        (home / name).mkdir(mode=0o700)
+        os.chown(home / name, workers.uid, workers.gid)
 
 
 def _in_namespaces(

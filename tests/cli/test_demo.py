@@ -15,6 +15,7 @@ from peers import PATIENCE
 from mdmw.cli import demo
 from mdmw.cli.main import main
 from mdmw.errors import ConfigError
+from mdmw.observe.processes import ask
 
 DEMO = [sys.executable, "-m", "mdmw", "demo"]
 needs_namespaces = pytest.mark.skipif(
@@ -82,6 +83,8 @@ def test_as_root_one_mdmw_node_serves_the_namespaces_of_all_guests():
         ours = processes_of(running.home)
         assert [line.count("mdmw-node") for line in ours].count(1) == 1, ours
         assert not any("serve\0proxy" in line for line in ours)
+        asked = ask(running.home / "processes", "process")
+        assert {reply.pipeline for reply in asked if not reply.problem} == {"nova", "agent", "proxy"}
     assert namespaces_of(running.namespaces) == []
     assert none_is_left(running.home)
 
