@@ -4,11 +4,25 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mdmw.cli import check, completion, demo, doctor, inventory, node, resolve, serve, sign
+from mdmw.cli import (
+    check,
+    completion,
+    demo,
+    doctor,
+    inventory,
+    node,
+    purge,
+    resolve,
+    serve,
+    served,
+    sign,
+    top,
+    who,
+)
 from mdmw.errors import MdmwError
 
 _INTERRUPTED = 130  # as a shell says of SIGINT
-_COMMANDS = (serve, check, resolve, sign, inventory, node, doctor, demo, completion)
+_COMMANDS = (serve, check, resolve, sign, inventory, node, served, who, purge, top, doctor, demo, completion)
 
 
 def build_parser() -> argparse.ArgumentParser:

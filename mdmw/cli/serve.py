@@ -32,7 +32,8 @@ def add_parser(commands: Any) -> None:
         action="append",
         metavar="unix:/PATH|HOST:PORT",
         help=f"where to listen, may be repeated; default: {_GUESTS_BIND}, for agent, nova and admin "
-        "a unix socket in /run/mdmw, for operations 127.0.0.1:9775. fd://N is a socket inherited from the caller (gunicorn only)",
+        "a unix socket in /run/mdmw, for operations 127.0.0.1:9775. fd://N is a socket inherited "
+        "from the caller (gunicorn only)",
     )
     parser.add_argument("--server", choices=list(SERVERS), default="gunicorn", help="default: %(default)s")
     parser.add_argument(

@@ -125,6 +125,12 @@ class Upstream:
         connection.close()
         return f"{connection.address} accepts connections"
 
+    def close(self) -> None:
+        """End the connections that are kept for later; none may be in use."""
+        for connections in self._idle.values():
+            while connections:
+                connections.pop().close()
+
     # --- one attempt after the other -----------------------------------------------------
 
     def _ask(self, method: str, target: str, headers: Headers, body: bytes, deadline: float) -> Answer:

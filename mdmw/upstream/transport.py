@@ -86,7 +86,7 @@ class Transport(BaseAdapter):
             answer = upstream.exchange(
                 request.method or "GET", request.path_url, _headers(request), _body(request), deadline
             )
-            body = _read(answer)
+            body = read_whole(answer)
         except (BackendSlow, BackendError) as error:
             raise Unavailable(str(error)) from None
         return _response(request, answer, body)
@@ -148,7 +148,8 @@ def _body(request: requests.PreparedRequest) -> bytes:
     return body.encode() if isinstance(body, str) else body
 
 
-def _read(answer: Answer) -> bytes:
+def read_whole(answer: Answer) -> bytes:
+    """The body of an answer, `MAX_BODY` bytes at most; raises `Unavailable` and `BackendError`."""
     if not isinstance(answer.body, Stream):
         return answer.body
     body = bytearray()

@@ -1,0 +1,175 @@
+"""Asking the admin API: over its unix socket, or with a token of Keystone."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
+from functools import partial
+from http import HTTPStatus
+from typing import Any, Protocol
+from urllib.parse import urlencode
+
+from mdmw.cli.common import add_json
+from mdmw.errors import BackendError, BackendSlow, ConfigError, MdmwError, NotFound, Unavailable
+from mdmw.upstream.address import parse_address
+from mdmw.upstream.exchange import Limits, Upstream
+from mdmw.upstream.transport import read_whole
+
+SOCKET = "/run/mdmw/admin"
+URL_VARIABLE = "MDMW_ADMIN_URL"
+
+#: Method, target and body of a request -> status and body of its answer.
+Exchange = Callable[[str, str, bytes], tuple[int, bytes]]
+
+_OF_KEYSTONE = ("OS_CLOUD", "OS_AUTH_URL", URL_VARIABLE)
+_LIMITS = Limits(read_timeout=35.0, total_timeout=40.0)  # a resolver may take 30 s
+_PAGE = 1000
+_TRANSIENT = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
+
+
+class Command(Protocol):
+    """What a command does with the API: it prints, and returns the exit status."""
+
+    def __call__(self, api: "Api", arguments: argparse.Namespace) -> int: ...
+
+
+def add_command(commands: Any, name: str, help: str, description: str, run: Command) -> Any:
+    """The parser of a command that asks the API, with the options that say where it is."""
+    parser = commands.add_parser(name, help=help, description=description)
+    where = parser.add_argument_group(
+        "where the admin API is",
+        f"Without these, and without OS_CLOUD, OS_AUTH_URL and {URL_VARIABLE} in the environment: {SOCKET}. "
+        "The user at Keystone comes from the usual OS_* variables or from clouds.yaml.",
+    )
+    where.add_argument("--socket", metavar="PATH", help="its unix socket, for the pipeline admin-local")
+    where.add_argument("--os-cloud", metavar="NAME", help="the cloud of clouds.yaml; default: $OS_CLOUD")
+    where.add_argument(
+        "--url",
+        metavar="URL",
+        help=f"https://HOST:PORT; default: ${URL_VARIABLE}, or the service mdmw of the catalog",
+    )
+    add_json(parser)
+    parser.set_defaults(run=partial(_run, run))
+    return parser
+
+
+def add_scope(parser: argparse.ArgumentParser, required: bool) -> Any:
+    """`--network ID` or `--router ID`."""
+    scope = parser.add_mutually_exclusive_group(required=required)
+    scope.add_argument("--network", metavar="ID", help="the network that guests are on")
+    scope.add_argument("--router", metavar="ID", help="the router that guests are behind")
+    return scope
+
+
+def scope_of(arguments: argparse.Namespace) -> dict[str, str]:
+    """The scope as the API takes it; empty for none."""
+    return {kind: id_ for kind in ("network", "router") if (id_ := getattr(arguments, kind))}
+
+
+def _run(run: Command, arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    if arguments.socket and (arguments.os_cloud or arguments.url):
+        parser.error("--socket is for an API without Keystone; --os-cloud and --url are for one with it")
+    logging.getLogger().addHandler(logging.NullHandler())  # what libraries warn of is in our errors
+    try:
+        with _exchange(arguments) as exchange:
+            return run(Api(exchange), arguments)
+    except (NotFound, Unavailable) as error:
+        print(f"mdmw: {error}", file=sys.stderr)
+        return 1
+
+
+def _exchange(arguments: argparse.Namespace) -> AbstractContextManager[Exchange]:
+    by_keystone = arguments.os_cloud or arguments.url or any(map(os.environ.get, _OF_KEYSTONE))
+    if arguments.socket or not by_keystone:
+        return _over_socket(arguments.socket or SOCKET)
+    try:
+        from mdmw.cli.admin_keystone import over_keystone
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{error.name} is not installed; install mdmw[cli], or use --socket") from None
+    return over_keystone(
+        arguments.os_cloud, arguments.url or os.environ.get(URL_VARIABLE), _LIMITS.total_timeout
+    )
+
+
+@contextmanager
+def _over_socket(path: str) -> Iterator[Exchange]:
+    try:
+        address = parse_address(f"unix:{os.path.abspath(path)}", "http", 80)  # noqa: PTH100 - pathlib keeps `..`
+    except ValueError as error:
+        raise ConfigError(f"--socket: {error}") from None
+    upstream = Upstream([address], _LIMITS)
+
+    def exchange(method: str, target: str, body: bytes) -> tuple[int, bytes]:
+        headers = [("Accept", "application/json")]
+        headers += [("Content-Type", "application/json")] if body else []
+        try:
+            answer = upstream.exchange(method, target, headers, body)
+            return answer.status, read_whole(answer)
+        except (BackendError, BackendSlow) as error:
+            raise Unavailable(str(error)) from None
+
+    with closing(upstream):
+        yield exchange
+
+
+class Api:
+    """Asks, and raises what the API answers instead: `NotFound`, `Unavailable`, `ConfigError`."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def get(self, path: str, **query: Any) -> Any:
+        """The answer to GET; what is None is not asked."""
+        given = {name: value for name, value in query.items() if value is not None}
+        return self._ask("GET", f"{path}?{urlencode(given)}" if given else path, b"")
+
+    def post(self, path: str, document: Any) -> Any:
+        """The answer to POST."""
+        return self._ask("POST", path, json.dumps(document).encode())
+
+    def pages(self, kind: str) -> Iterator[dict[str, Any]]:
+        """The parts of a list, `networks` or `routers`."""
+        target: str | None = f"/v1/{kind}?limit={_PAGE}"
+        while target:
+            page = self._ask("GET", target, b"")
+            yield page
+            target = page["next"]
+
+    def _ask(self, method: str, target: str, body: bytes) -> Any:
+        status, said = self._exchange(method, target, body)
+        try:
+            document = json.loads(said)
+            if status == HTTPStatus.OK:
+                return document
+            error = document["error"]
+            message = printable(f"{error['message']} ({error['request_id']})")
+        except (ValueError, LookupError, TypeError):
+            raise Unavailable(
+                f"that is not the admin API of mdmw: it answers {status} without its JSON"
+            ) from None
+        raise _refusal(status, message)
+
+
+def _refusal(status: int, message: str) -> MdmwError:
+    if status == HTTPStatus.NOT_FOUND:
+        return NotFound(message)
+    if status in _TRANSIENT:
+        return Unavailable(message)
+    return ConfigError(f"the admin API answers {status}: {message}")
+
+
+# --- what several commands print --------------------------------------------------------
+
+
+def printable(text: str) -> str:
+    """Text of guests, in which nothing moves the cursor or turns the line around."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def warn_of_silent(silent: list[Mapping[str, Any]]) -> None:
+    """Name on stderr the processes without whose answer the rest was told."""
+    for one in silent:
+        print(f"mdmw: without {one['pipeline']} {one['pid']}: {one['problem']}", file=sys.stderr)
