@@ -4,6 +4,7 @@ import contextlib
 import json
 import selectors
 import socket
+import stat
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -71,14 +72,22 @@ def ask(
 def _sockets(directory: Path) -> list[tuple[Path, str, int]]:
     found = []
     try:
-        paths = [path for path in directory.iterdir() if path.suffix == SUFFIX]
+        paths = list(directory.iterdir())
     except FileNotFoundError:
         return []
     for path in paths:
         pipeline, _, number = path.stem.rpartition("-")
-        if pipeline and number.isdecimal():
+        if path.suffix == SUFFIX and pipeline and number.isdecimal() and _is_socket(path):
             found.append((path, pipeline, int(number)))
     return sorted(found, key=lambda entry: entry[1:])
+
+
+def _is_socket(path: Path) -> bool:
+    """Itself, not behind a link: root asks too, in directories of others."""
+    try:
+        return stat.S_ISSOCK(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 class _Call:
@@ -97,7 +106,7 @@ class _Call:
     def begin(self, line: bytes) -> bool:
         """Send the question; False when that cannot be done."""
         try:
-            inode = self._path.stat().st_ino
+            inode = self._path.lstat().st_ino
             self.sock.connect(str(self._path))
             self.sock.send(line)
         except FileNotFoundError:
@@ -105,7 +114,7 @@ class _Call:
         except ConnectionRefusedError:
             self.is_over = True
             with contextlib.suppress(OSError):
-                if self._path.stat().st_ino == inode:
+                if self._path.lstat().st_ino == inode:
                     self._path.unlink()
         except BlockingIOError:
             self._problem = "too many ask it already, or it hangs"

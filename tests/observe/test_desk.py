@@ -311,10 +311,11 @@ def test_an_answer_that_is_none(directory: Path, peers: Any) -> None:
 
 def test_other_files_are_let_alone(directory: Path, here: Desk) -> None:
     provide("it", lambda: 1)
-    for name in ("agent.sock", "README", "agent-x.sock"):
+    for name in ("agent.sock", "README", "agent-x.sock", "agent-1.sock"):
         (directory / name).write_text("")
+    (directory / "agent-2.sock").symlink_to(directory / f"agent-{os.getpid()}.sock")
     assert len(ask(directory, "it")) == 1
-    assert len(list(directory.iterdir())) == 4
+    assert len(list(directory.iterdir())) == 6
 
 
 def test_no_directory_is_an_empty_one(tmp_path: Path) -> None:
