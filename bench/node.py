@@ -1,7 +1,8 @@
 """`python -m bench.node`: a thousand network namespaces on one mdmw-node (root; about two minutes).
 
 Memory of all its processes, the time to begin to serve a namespace, and whether a thousand listeners
-slow down one. Every namespace is real; the load comes from within them.
+slow down one. Every namespace is real; the load comes from within them. One listener and a thousand are
+measured in turn, and compared turn by turn, so that what else the machine does hits both.
 """
 
 import argparse
@@ -29,6 +30,7 @@ _LOADERS = 8  # generators at a time
 _CONNECTIONS = 32  # of all of them
 _AT_ONCE = 100
 _PATIENCE = 60.0
+_WARM_UP = 2  # seconds
 _SYSCTLS = {
     # A connection per request: without these, the figure would be of TIME_WAIT.
     "net.ipv4.ip_local_port_range": "2048 65535",
@@ -65,8 +67,9 @@ def main() -> None:
     """Measure, and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--namespaces", type=int, default=1000)
-    parser.add_argument("--seconds", type=int, default=8, help="of each load")
-    parser.add_argument("--rounds", type=int, default=3, help="loads of one listener and of all, in turn")
+    parser.add_argument("--seconds", type=int, default=4, help="of each load")
+    parser.add_argument("--rounds", type=int, default=6, help="loads of one listener and of all, in turn")
+    parser.add_argument("--attach-rounds", type=int, default=3, help="all attached, and detached again")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mdmw-bench-") as name:
@@ -88,40 +91,42 @@ def _measure(home: Path, pid: int, names: list[str], arguments: argparse.Namespa
         figures: dict[str, object] = {"namespaces": len(names), "workers": arguments.workers}
         figures["processes, without listeners"] = len(_family(pid))
         figures["MiB, without listeners"] = _mib(memory([pid]))
-        figures |= _attach(caller, names)
+        waits = _Waits(pid)
+        for turn in range(arguments.attach_rounds):
+            if turn:
+                _detach(caller, names)
+            figures[f"attach, ms, round {turn + 1}"] = _attach(caller, names, waits)
         _ask_in_each(names)
         figures["processes"] = len(_family(pid))
         figures["MiB (PSS of all processes)"] = _mib(memory([pid]))
         figures["MiB of each"] = [_mib(_pss(one)) for one in _family(pid)]
-        for name in names:
-            caller.tell("detach", name=_network(name))
+        _detach(caller, names)
         loads = {
             "one namespace": [names[0]] * _LOADERS,
             "many namespaces": names[:: max(1, len(names) // _LOADERS)][:_LOADERS],
         }
         rates: dict[str, list[float]] = {}
         costs: dict[str, list[float]] = {}
-        for _ in range(arguments.rounds):
-            for listening, where in (
-                (names[:1], "one namespace"),
-                (names, "one namespace"),
-                (names, "many namespaces"),
-            ):
+        # The first in `turns` is the first in each table, and what the others are compared with.
+        turns = [(names[:1], "one namespace"), (names, "one namespace"), (names, "many namespaces")]
+        for turn in range(arguments.rounds):
+            for listening, where in turns[:: -1 if turn % 2 else 1]:
                 _want(caller, listening)
+                _load(loads[where], _WARM_UP)  # and workers are still taking listeners
                 before = family_seconds(pid)
                 rate = _load(loads[where], arguments.seconds)
                 cost = (family_seconds(pid) - before) / (rate * arguments.seconds)
                 what = f"{len(listening)} listeners, load in {where}"
                 rates.setdefault(f"requests/s, {what}", []).append(round(rate))
                 costs.setdefault(f"CPU µs of a request, {what}", []).append(round(cost * 1e6))
-        figures |= rates | costs
+        figures |= rates | costs | _compared(rates) | _compared(costs)
         figures["MiB, after the load"] = _mib(memory([pid]))
         return figures
 
 
-def _attach(caller: Caller, names: list[str]) -> dict[str, object]:
-    """Begin to serve one namespace after the other."""
-    took = []
+def _attach(caller: Caller, names: list[str], waits: "_Waits") -> dict[str, dict[str, float]]:
+    """Begin to serve one namespace after the other: as the caller sees it, and without waiting for a CPU."""
+    took, alone = [], []
     pidfd = os.pidfd_open(os.getpid())
     for name in names:
         with open(f"/run/netns/{name}", "rb") as namespace:
@@ -132,15 +137,46 @@ def _attach(caller: Caller, names: list[str]) -> dict[str, object]:
                 "scope": ["network", network],
                 "binds": [[METADATA_ADDRESS, 80, None]],
             }
-            began = time.perf_counter()
+            waited, began = waits.so_far(), time.perf_counter()
             caller.tell("attach", descriptors, name=network, **fields)
             took.append((time.perf_counter() - began) * 1000)
+            alone.append(max(0.0, took[-1] - (waits.so_far() - waited) * 1000))
     os.close(pidfd)
-    return {
-        "attach, ms, mean": round(statistics.mean(took), 2),
-        "attach, ms, p99": round(percentile(took, 99) or 0, 2),
-        "attach, ms, worst": round(max(took), 2),
-    }
+    return {"in all": _distribution(took), "without waiting for a processor": _distribution(alone)}
+
+
+def _distribution(values: list[float]) -> dict[str, float]:
+    found = {f"p{percent:g}": percentile(values, percent) or 0 for percent in (50, 90, 99, 99.9)}
+    found |= {"mean": statistics.mean(values), "worst": max(values)}
+    return {name: round(value, 2) for name, value in found.items()}
+
+
+class _Waits:
+    """Seconds that this process and the keeper were ready to run and had no processor, by schedstat.
+
+    Of their main threads: that by which the keeper enters a namespace has ended when one could look.
+    """
+
+    def __init__(self, keeper: int) -> None:
+        self._files = [open(f"/proc/{pid}/schedstat", "rb", buffering=0) for pid in ("self", keeper)]  # noqa: SIM115 - as long as the process
+
+    def so_far(self) -> float:
+        return sum(int(os.pread(file.fileno(), 100, 0).split()[1]) for file in self._files) / 1e9
+
+
+def _compared(figures: dict[str, list[float]]) -> dict[str, object]:
+    """All listeners to one, turn by turn: the median, and each."""
+    (_, ones), *others = figures.items()
+    found: dict[str, object] = {}
+    for what, values in others:
+        ratios = [round(value / one, 3) for value, one in zip(values, ones, strict=True)]
+        found[f"{what}: ratio to one listener"] = {"median": statistics.median(ratios), "each": ratios}
+    return found
+
+
+def _detach(caller: Caller, names: list[str]) -> None:
+    for name in names:
+        caller.tell("detach", name=_network(name))
 
 
 def _want(caller: Caller, names: list[str]) -> None:
