@@ -171,7 +171,6 @@ class OneProcess(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def run(self) -> None:
         become(self._ids)
         desk.provide("reload", partial(by_hand, "it has a command line, not a file: start it anew"))
-        desk.open_all()
         self._ready()
         super().run()
 

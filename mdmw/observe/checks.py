@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mdmw.errors import MdmwError
+from mdmw.wire import one_line
 
 LOG = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Check:
         try:
             text, ok = self._look(), True
         except MdmwError as error:
-            text, ok = str(error), False
+            text, ok = one_line(str(error)), False
         except Exception:
             LOG.exception("a check ended in a way that nobody meant")
             text, ok = "a defect; there is a traceback in the log of the process", False

@@ -7,10 +7,12 @@ import socket
 import stat
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from daemons import (
+    HUP,
     INVENTORY,
     LISTENING,
     TERM,
@@ -26,6 +28,7 @@ from peers import PATIENCE, response
 
 from mdmw.cli.agent_socket import AgentSocket, mode_of
 from mdmw.cli.privileges import Ids, ids_of, own_ids
+from mdmw.observe import processes
 
 AGENT = program("mdmw-metadata-agent")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a process becomes another user")
@@ -437,6 +440,31 @@ def test_an_own_pipeline(nova, tmp_path):
     command = agent_files(tmp_path, nova, nova_metadata_host="unix:/nowhere")
     with running(command, LISTENING, MDMW_PASTE_INI=str(ini)):
         assert ask(tmp_path / "metadata_proxy").status == 200
+
+
+def test_its_workers_can_be_asked_and_those_after_a_reload_too(nova, tmp_path):
+    """With the filter introspect in a pipeline of one's own; the master is not one of those that serve."""
+    ini = tmp_path / "own.ini"
+    packaged = (INVENTORY.parent / "metadata-agent.ini").read_text()
+    introspect = f"[filter:introspect]\nuse = egg:mdmw#introspect\nintrospect_dir = {tmp_path}/p\n"
+    ini.write_text(packaged.replace("pipeline = ", "pipeline = introspect ") + "\n" + introspect)
+    with running(agent_files(tmp_path, nova), LISTENING, MDMW_PASTE_INI=str(ini)) as agent:
+
+        def workers():
+            return {reply.pid for reply in processes.ask(tmp_path / "p", "process") if not reply.problem}
+
+        first = wait_until(lambda: len(workers()) == 2 and workers())
+        assert agent.process.pid not in first
+        agent.signal(HUP)
+        wait_until(lambda: len(workers()) == 2 and not workers() & first)
+
+
+def wait_until(holds):
+    deadline = time.monotonic() + PATIENCE
+    while not (found := holds()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)  # nobody tells
+    return found
 
 
 def wait_until_there(path):
