@@ -1,8 +1,8 @@
 """Directives whose text is made from the code when the documentation is built.
 
 `mdmw-options [FILTER]`: its options, or those of all; `mdmw-command [COMMAND]`: what the
-command line takes; `mdmw-operations`: the admin API; `mdmw-rules`: rule ids with a sentence each,
-and the tests that name them.
+command line takes; `mdmw-operations`: the admin API; `mdmw-series`: what /metrics shows;
+`mdmw-rules`: rule ids with a sentence each, and the tests that name them.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from sphinx.util.docutils import SphinxDirective
 from mdmw.admin.operations import OPERATIONS
 from mdmw.cli.main import build_parser
 from mdmw.node import settings
+from mdmw.observe.series import ALL
 from mdmw.wsgi.catalogue import OPTIONS, RESOLVERS
 
 ROOT = Path(__file__).parents[2]
@@ -142,38 +143,60 @@ def _listed(entries: Iterator[tuple[str, str, list[str]]] | list[tuple[str, str,
     return lines
 
 
-class Operations(SphinxDirective):
-    """What the admin API can do."""
+class _Table(SphinxDirective):
+    """A heading and a width (percent) for each column, and rows of reStructuredText."""
 
-    def run(self) -> list[nodes.Node]:
-        lines = [".. list-table::", "    :header-rows: 1", "    :widths: 8 34 8 50", ""]
-        lines += ["    * - Method", "      - Path", "      - Who", "      - What"]
-        for operation in OPERATIONS:
-            query = ", ".join(f"``{parameter.name}``" for parameter in operation.query)
-            about = _plain(operation.about) + (f" Query: {query}." if query else "")
-            cells = [operation.method, f"``{operation.path}``", operation.may, about]
-            lines += [f"    * - {cells[0]}", *(f"      - {cell}" for cell in cells[1:])]
-        container = nodes.Element()
-        self.state.nested_parse(StringList(lines, source=self.name), self.content_offset, container)
-        return container.children
-
-
-class Rules(SphinxDirective):
-    """Lines `ID  sentence` -> a table that also says which tests name the rule."""
-
-    has_content = True
+    columns: dict[str, int]
 
     def run(self) -> list[nodes.Node]:
         self.env.note_reread()
-        tests = {path: path.read_text(encoding="utf-8") for path in test_files()}
-        lines = [".. list-table::", "    :header-rows: 1", "    :widths: 8 62 30", ""]
-        lines += ["    * - Rule", "      - What it asks", "      - Tests that name it"]
-        for rule, sentence in (line.split(maxsplit=1) for line in self.content if line):
-            found = [f"``{path.name}``" for path, text in tests.items() if names_rule(text, rule)]
-            lines += [f"    * - {rule}", f"      - {sentence}", f"      - {', '.join(found) or 'none yet'}"]
+        widths = " ".join(map(str, self.columns.values()))
+        lines = [".. list-table::", "    :header-rows: 1", f"    :widths: {widths}", ""]
+        for first, *others in [tuple(self.columns), *self.rows()]:
+            lines += [f"    * - {first}", *(f"      - {cell}" for cell in others)]
         container = nodes.Element()
         self.state.nested_parse(StringList(lines, source=self.name), self.content_offset, container)
         return container.children
+
+    def rows(self) -> Iterator[tuple[str, ...]]:
+        """One tuple of cells for each."""
+        raise NotImplementedError
+
+
+class Operations(_Table):
+    """What the admin API can do."""
+
+    columns = {"Method": 8, "Path": 34, "Who": 8, "What": 50}
+
+    def rows(self) -> Iterator[tuple[str, ...]]:
+        for operation in OPERATIONS:
+            query = ", ".join(f"``{parameter.name}``" for parameter in operation.query)
+            about = _plain(operation.about) + (f" Query: {query}." if query else "")
+            yield operation.method, f"``{operation.path}``", operation.may, about
+
+
+class Series(_Table):
+    """What Prometheus can ask for."""
+
+    columns = {"Series": 40, "Type": 10, "Labels": 18, "What it says": 32}
+
+    def rows(self) -> Iterator[tuple[str, ...]]:
+        for one in ALL:
+            labels = ", ".join(f"``{label}``" for label in one.labels) or "none"
+            yield f"``{one.name}``", one.kind, labels, one.help
+
+
+class Rules(_Table):
+    """Lines `ID  sentence` -> a table that also says which tests name the rule."""
+
+    has_content = True
+    columns = {"Rule": 8, "What it asks": 62, "Tests that name it": 30}
+
+    def rows(self) -> Iterator[tuple[str, ...]]:
+        tests = {path: path.read_text(encoding="utf-8") for path in test_files()}
+        for rule, sentence in (line.split(maxsplit=1) for line in self.content if line):
+            found = [f"``{path.name}``" for path, text in tests.items() if names_rule(text, rule)]
+            yield rule, sentence, ", ".join(found) or "none yet"
 
 
 def names_rule(text: str, rule: str) -> bool:
@@ -193,4 +216,5 @@ def setup(app):  # type: ignore[no-untyped-def]
     app.add_directive("mdmw-command", Command)
     app.add_directive("mdmw-operations", Operations)
     app.add_directive("mdmw-rules", Rules)
+    app.add_directive("mdmw-series", Series)
     return {"parallel_read_safe": True}
