@@ -47,11 +47,12 @@ def observe(wanted: Wanted, places: Places, host: Mapping[str, Device]) -> Obser
     """As far as it matters for what is wanted; raises OSError and `CommandError`."""
     exists = present.is_whole(wanted.namespace)
     within = present.inside(wanted.namespace, lambda: _within(wanted, places)) if exists else _Within()
-    program = wanted.program or wanted.neutron_options
-    directory = program.directory if program else places.state / wanted.namespace
+    ours = read_marker(places.marker(wanted.namespace))
+    theirs = None if "namespace" in ours.things else wanted.neutron_options
+    directory = theirs.directory if theirs else places.state / wanted.namespace
     return Observed(
         exists=exists,
-        ours=read_marker(places.marker(wanted.namespace)),
+        ours=ours,
         host=host,
         devices=within.devices,
         routes=within.routes,

@@ -145,18 +145,21 @@ def test_apply_then_nothing_then_away(mdmw, inventory):
 
 
 @pytest.mark.skipif(bool(obstacle()), reason=f"needs root and: {obstacle()}")
-def test_remove_takes_all_away(mdmw, inventory):
+def test_remove_takes_all_away(mdmw, inventory, tmp_path):
     """Said; again, nothing. Neutron, if it is there, need not be reachable."""
     path, network, bridge = inventory
     namespace = f"qdhcp-{network}"
     with made() as host:
         path.write_text(path.read_text().replace(bridge, host.bridge()))
         assert mdmw("apply", "--once", "--file", path)[0] == 0
+        dnsmasq = Path("/proc", (tmp_path / "state" / namespace / "pid").read_text().strip())
+        assert dnsmasq.exists()
         words = ["--set", "auth_strategy=noauth", "--set", f"endpoint_url={REFUSED}"]
         status, out, err = mdmw("remove", *words)
         assert (status, err) == (0, "")
         assert f"{namespace}: remove the namespace" in out.splitlines()
         assert namespace not in os.listdir("/run/netns")
+        assert not (dnsmasq / "exe").exists()
         assert mdmw("remove", *words) == (0, "nothing is left of what was made here\n", "")
 
 
