@@ -125,7 +125,6 @@ ALL = (
 )
 
 STAGES = ("identify", "resolve", "sign", "verify", "forward", "respond")
-UPSTREAMS = ("nova", "agent", "neutron")
 OTHER = "other"
 _ENDS = frozenset({"GreenletExit", "SystemExit", "KeyboardInterrupt", "GeneratorExit"})
 
