@@ -89,7 +89,7 @@ class Acting:
         _log(call, "has the configuration loaded again")
         told: list[int] = []
         done = []
-        for one in self._processes.ask("counters"):
+        for one in self._processes.ask("process"):
             for asked in self._processes.ask("reload", _RELOAD_WITHIN, one.pid, told=told):
                 said = {"pipeline": asked.pipeline, "pid": asked.pid}
                 if asked.problem:

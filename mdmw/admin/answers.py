@@ -64,6 +64,7 @@ def reply(document: Any, status: int = 200) -> Response:
 def refusal(error: Exception, request_id: str, who: object) -> Response:
     """The answer to an error, after logging it; an exception nobody meant to raise becomes a 500."""
     journal.note_error(error)
+    who = wire.one_line(str(who))
     status = next((status for kind, status in _STATUSES if isinstance(error, kind)), None)
     if status is None:
         LOG.error("%s %s: unexpected", request_id, who, exc_info=error)

@@ -8,7 +8,6 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial
 from importlib import resources
 from typing import Any
 
@@ -23,7 +22,7 @@ from mdmw.cli.privileges import Ids, become
 from mdmw.errors import ConfigError
 from mdmw.observe import desk
 from mdmw.wsgi.pipelines import SWITCH_INTERVAL
-from mdmw.wsgi.reload import by_hand, by_master
+from mdmw.wsgi.reload import by_master
 
 LOG = logging.getLogger(__name__)
 
@@ -170,7 +169,6 @@ class OneProcess(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def run(self) -> None:
         become(self._ids)
-        desk.provide("reload", partial(by_hand, "it has a command line, not a file: start it anew"))
         self._ready()
         super().run()
 

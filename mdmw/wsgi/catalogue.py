@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from oslo_config import cfg
 
-from mdmw.admin import app as admin
 from mdmw.admin import local_operator
+from mdmw.admin import settings as admin
 from mdmw.filters import (
     access_log,
     agent_forward,

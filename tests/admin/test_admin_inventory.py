@@ -194,7 +194,9 @@ def test_what_is_refused_changes_nothing(api, network):
 def test_the_name_of_an_operator_breaks_no_line(api, caplog):
     """A user's name is whatever Keystone allows."""
     caplog.set_level(logging.INFO)
-    api.ask("POST", NETWORKS, NETWORK, by=operator("admin", name="eve\nERROR forged"))
+    eve = operator("admin", name="eve\nERROR forged")
+    assert [api.ask("POST", NETWORKS, NETWORK, by=eve)[0].status for _ in range(2)] == [201, 409]
+    assert len(caplog.records) == 2
     assert all("\n" not in record.getMessage() for record in caplog.records)
 
 
