@@ -60,7 +60,7 @@ def text_line(journal: Journal) -> str:
     columns = [
         f"{_time(journal.time)} {journal.request_id} {who}"
         f" {_word(instance.id[:MOST_OF_ID]) if instance else '-'}"
-        f" {_word(journal.method[:MOST_OF_METHOD])} {_quoted_path(target.partition('?')[0])}"
+        f" {_word(journal.method[:MOST_OF_METHOD])} {_path(target)}"
         f" {journal.status} {journal.sent} {journal.seconds * 1000:.3f}",
         *[f"{stage}={seconds * 1000:.3f}" for stage, seconds in journal.stages.items()],
     ]
@@ -85,13 +85,13 @@ def path_of(target: str) -> str:
     if len(path) > MOST_OF_PATH:
         path = path[: MOST_OF_PATH - 3] + "..."
     if "%" in path or not path.isascii():
-        path = unquote_to_bytes(path.encode("latin-1", "backslashreplace")).decode(
-            "utf-8", "backslashreplace"
-        )
+        decoded = unquote_to_bytes(path.encode("latin-1", "backslashreplace"))
+        return decoded.decode("utf-8", "backslashreplace")
     return path
 
 
 def _path(target: str) -> str:
+    """Quoted. Cut before it is remembered, too."""
     return _quoted_path(target.partition("?")[0][: MOST_OF_PATH + 1])
 
 
