@@ -98,9 +98,7 @@ def _beside_plan(place: Place, context: Context) -> Iterator[Finding]:
     """What `mdmw node plan` would do there, and why."""
     if not place.wanted:
         return
-    found = difference(
-        place.wanted, observe(place.wanted, context.places, context.host), context.places, time.time()
-    )
+    found = difference(place.wanted, observe(place.wanted, context.places), context.places, time.time())
     how = f"mdmw node plan {context.source}"
     if found.problem:
         what = found.problem.removeprefix(f"{place.namespace}: ")

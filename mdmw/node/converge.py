@@ -5,17 +5,15 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mdmw.node import present
 from mdmw.node.actions import Action
 from mdmw.node.difference import Difference, difference
 from mdmw.node.namespaces import CommandError
 from mdmw.node.observe import observe
 from mdmw.node.plan import Plan
-from mdmw.node.present import Device
 from mdmw.node.wanted import Places, Wanted, each_wanted, nothing_wanted
 
 LOG = logging.getLogger(__name__)
@@ -52,8 +50,7 @@ class Report:
 
 def examine(plan: Plan, places: Places) -> list[Difference]:
     """What would be done; touches nothing. What cannot be seen is a problem of its namespace."""
-    host = present.devices()  # once: what is done for one namespace is nothing to the others
-    return [_examine(one, places, host) for one in _all(plan, places)]
+    return [_examine(one, places) for one in _all(plan, places)]
 
 
 def converge(plan: Plan, places: Places) -> Report:
@@ -63,9 +60,8 @@ def converge(plan: Plan, places: Places) -> Report:
     ipv6: dict[str, str] = {}
     try:
         with _alone(places):
-            host = present.devices()  # once: what is done for one namespace is nothing to the others
             for one in _all(plan, places):
-                found = _examine(one, places, host)
+                found = _examine(one, places)
                 ipv6[one.namespace] = found.ipv6
                 problem = found.problem
                 for action in found.actions if not problem else ():
@@ -92,9 +88,9 @@ def _all(plan: Plan, places: Places) -> Iterator[Wanted]:
     yield from each_wanted(plan, places)
 
 
-def _examine(one: Wanted, places: Places, host: Mapping[str, Device]) -> Difference:
+def _examine(one: Wanted, places: Places) -> Difference:
     try:
-        return difference(one, observe(one, places, host), places, time.time())
+        return difference(one, observe(one, places), places, time.time())
     except (OSError, CommandError) as error:
         return Difference(one.namespace, problem=_line(f"{one.namespace}: cannot be seen", error))
 

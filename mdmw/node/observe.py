@@ -16,7 +16,7 @@ _PID_DIGITS = 10
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """`host`: devices of the host. `rules_set`: whether the wanted rules are there, exactly.
+    """`host`: devices of the host that matter. `rules_set`: whether the wanted rules are there, exactly.
 
     `sysctls` and `files` have None for what does not exist; `program` is the command line of the
     running dnsmasq or radvd, or None.
@@ -43,7 +43,7 @@ class _Within:
     rules_set: bool = False
 
 
-def observe(wanted: Wanted, places: Places, host: Mapping[str, Device]) -> Observed:
+def observe(wanted: Wanted, places: Places) -> Observed:
     """As far as it matters for what is wanted; raises OSError and `CommandError`."""
     exists = present.is_whole(wanted.namespace)
     within = present.inside(wanted.namespace, lambda: _within(wanted, places)) if exists else _Within()
@@ -53,7 +53,7 @@ def observe(wanted: Wanted, places: Places, host: Mapping[str, Device]) -> Obser
     return Observed(
         exists=exists,
         ours=ours,
-        host=host,
+        host=_host(wanted, ours),
         devices=within.devices,
         routes=within.routes,
         sysctls=_with_fallback(within.sysctls),
@@ -61,6 +61,12 @@ def observe(wanted: Wanted, places: Places, host: Mapping[str, Device]) -> Obser
         files={path: _text(path) for path in _files(wanted)},
         program=_program(directory),
     )
+
+
+def _host(wanted: Wanted, ours: Ours) -> dict[str, Device]:
+    names = {name for wire in wanted.wires for name in (wire.bridge, wire.outer)}
+    names |= {thing.split()[1] for thing in ours.things if thing.startswith("device ")}
+    return {name: device for name in names if (device := present.device(name))}
 
 
 def _within(wanted: Wanted, places: Places) -> _Within:

@@ -3,6 +3,7 @@
 Everything raises OSError.
 """
 
+import errno
 import socket
 import struct
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from mdmw.node.namespaces import RUN_NETNS, enter
-from mdmw.node.netlink import attributes, dump
+from mdmw.node.netlink import ask, attribute, attributes, dump
 
 T = TypeVar("T")
 
@@ -92,6 +93,21 @@ def devices() -> dict[str, Device]:
         )
         for index, link in links.items()
     }
+
+
+def device(name: str) -> Device | None:
+    """The one with this name, without its addresses."""
+    body = bytes(_LINK.size) + attribute(_LINK_NAME, name.encode() + b"\0")
+    try:
+        _, link = _link(ask(socket.NETLINK_ROUTE, _GET_LINK, body))
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            return None
+        raise
+    if link.name != name:  # it has that name too
+        return None
+    bridge = socket.if_indextoname(link.master) if link.master else None
+    return Device(link.name, link.mac, link.mtu, link.up, bridge)
 
 
 def default_routes() -> frozenset[tuple[str, str]]:

@@ -357,4 +357,4 @@ def test_a_pid_file_that_names_another_process_is_nobody(tmp_path):
     (tmp_path / DHCP_SPACE).mkdir()
     for text in ("1", "garbage", "", "99999999999999999999", "0"):
         wanted.program.pid_file.write_text(text)
-        assert observe(wanted, Places(state=tmp_path), {}).program is None
+        assert observe(wanted, Places(state=tmp_path)).program is None
