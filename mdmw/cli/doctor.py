@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mdmw.doctor.findings import Finding
 
 _WIDTH = 98  # of 100 columns: a backslash may follow
+_WITHIN, _LONGEST = 2.0, 60  # seconds
 _MOST = 20  # findings that are printed for people
 _WELL, _WARNINGS, _FAULTS = range(3)
 
@@ -42,6 +43,13 @@ def add_parser(commands: Any) -> None:
     add_source(parser)
     parser.add_argument(
         "--run-dir", metavar="DIR", default="/run/mdmw", help="of mdmw-node; default: %(default)s"
+    )
+    parser.add_argument(
+        "--within",
+        type=_seconds,
+        default=_WITHIN,
+        metavar="SECONDS",
+        help="what is not known then is left out; default: %(default)s, and Python needs one to start",
     )
     add_json(parser)
     parser.add_argument(
@@ -74,10 +82,16 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         given(arguments),
         Path(arguments.run_dir),
     )
-    report = examine(asked)
+    report = examine(asked, arguments.within)
     print(json.dumps(_shown(report), indent=2) if arguments.json else "\n".join(_lines(report)))
     sys.stdout.flush()
     return _status(report)
+
+
+def _seconds(text: str) -> float:
+    if not (text.isdecimal() and 0 < int(text) <= _LONGEST):
+        raise argparse.ArgumentTypeError(f"1 to {_LONGEST} is allowed")
+    return float(text)
 
 
 def _scope(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> Scope | None:

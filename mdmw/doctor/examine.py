@@ -24,8 +24,7 @@ from mdmw.doctor.together import together
 from mdmw.node import present
 from mdmw.node.wanted import Places
 
-#: Seconds for all of it, less what it takes to start Python.
-WITHIN = 2.0
+_MANY = 5  # namespaces; of more not each is told of
 _TO_JUDGE = 0.3  # seconds that stay when the last namespace was looked at
 
 
@@ -39,8 +38,8 @@ class Report:
     seconds: float
 
 
-def examine(asked: Asked, within: float = WITHIN) -> Report:
-    """Walk the path; touches nothing."""
+def examine(asked: Asked, within: float) -> Report:
+    """Walk the path, within so many seconds; touches nothing."""
     began = time.monotonic()
     end = began + within
     notes = Notes()
@@ -78,13 +77,19 @@ def _namespaces(what: Scene, seen: list[Seen], notes: Notes, end: float) -> None
     tasks = {
         f"{place.namespace} ({place.scope})": partial(_look, place, context, seen) for place in what.places
     }
-    notes.omit(together(tasks, end - _TO_JUDGE))
+    undone = together(tasks, end - _TO_JUDGE)
+    if len(undone) > _MANY:
+        why = next(iter(undone.values()))
+        undone = {f"{len(undone)} of {len(tasks)} namespaces": f"{why}; name one with --network"}
+    notes.omit(undone)
     there = list(seen)
     inodes = {one.inode for each in there for bind in each.place.binds for one in each.at(bind)}
     who = holders(inodes)
     for each in there:
         notes.findings.extend([*each.findings, *listeners.judge(each, who, what.node)])
-        notes.checked.extend(each.checked)
+        notes.checked.extend(each.checked if len(there) <= _MANY else ())
+    if len(there) > _MANY:
+        notes.checked.append(f"{len(there)} namespaces")
 
 
 def _look(place: Place, context: look.Context, seen: list[Seen]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mdmw.doctor.findings import Finding
 from mdmw.doctor.upstream import WITHIN, Neutron
 from mdmw.errors import MdmwError, NotIdentified, Unavailable
-from mdmw.records import Instance, Scope, Source
+from mdmw.records import Instance, Scope, Source, is_uuid
 from mdmw.resolvers.contract import Resolver
 from mdmw.resolvers.matching import NETWORK_OWNER_PREFIX, Port, choose
 from mdmw.upstream import transport
@@ -86,8 +86,8 @@ def _of_scope(neutron: Neutron, scope: Scope, address: str | None) -> Iterator[F
     for fixed, ports in at.items():
         if len({(port.device_id, port.project_id) for port in ports}) > 1:
             yield _several(Source(fixed, scope), ports)
-    for fixed, ports in list(at.items())[:1]:
-        port = ports[0]
+    of_nova = [(fixed, port) for fixed, ports in at.items() for port in ports if _is_of_nova(port)]
+    for fixed, port in of_nova[:1]:
         yield Known(Source(fixed, scope), Instance(port.device_id, port.project_id, port.id), port.mac)
 
 
@@ -108,6 +108,11 @@ def _identified(ports: Sequence[Port], source: Source, subnets: frozenset[str] |
 
 def _is_guest(port: Port) -> bool:
     return bool(port.device_id) and not port.device_owner.startswith(NETWORK_OWNER_PREFIX)
+
+
+def _is_of_nova(port: Port) -> bool:
+    """Others have ports too: load balancers, machines without Nova."""
+    return port.device_owner.startswith("compute:") and is_uuid(port.device_id)
 
 
 def _unknown(source: Source, why: str, how: str) -> Finding:

@@ -1,5 +1,6 @@
 """What the parts of the walk write down; threads only ever add to it."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -27,6 +28,9 @@ class Notes:
         try:
             return read()
         except ConfigError as error:
+            if os.geteuid():  # it may be readable by root alone
+                self.left_out.append(str(error))
+                return otherwise
             where, _, what = str(error).partition(": ")
             mend = ("mdmw check", "# and what the daemon says of it: journalctl -u 'mdmw*' -n 20")
             self.findings.append(Finding("configuration", where, what or where, "it was read", mend))

@@ -38,7 +38,7 @@ def scene(asked: Asked, is_root: bool, notes: Notes) -> Scene:
     node = deployment.daemon(asked) if is_root else Daemon("absent")
     files = deployment.neutron_files(asked)
     neutron = notes.read(lambda: deployment.neutron_settings(files), deployment.neutron_settings(()))
-    written = list(places.written_by_neutron(Path(neutron.state_path)))
+    written = list(places.written_by_neutron(Path(neutron.state_path))) if is_root else []
     nothing: list[Stage] = []
     of_node = notes.read(lambda: deployment.stages_of_node(node), nothing) if node.state != "absent" else []
     nowhere: list[Path] = []

@@ -18,7 +18,7 @@ def together(tasks: Mapping[str, Callable[[], None]], end: float, most: int = 16
     What takes longer goes on in threads that nobody waits for; the process may end meanwhile.
     """
     waiting = queue.SimpleQueue[str]()
-    done = queue.SimpleQueue[tuple[str, BaseException | None]]()
+    done = queue.SimpleQueue[tuple[str, Exception | None]]()
     for name in tasks:
         waiting.put(name)
 
@@ -30,7 +30,7 @@ def together(tasks: Mapping[str, Callable[[], None]], end: float, most: int = 16
                 return
             try:
                 tasks[name]()
-            except BaseException as error:
+            except Exception as error:
                 done.put((name, error))
             else:
                 done.put((name, None))
@@ -41,7 +41,7 @@ def together(tasks: Mapping[str, Callable[[], None]], end: float, most: int = 16
 
 
 def _outcome(
-    left: dict[str, str], done: "queue.SimpleQueue[tuple[str, BaseException | None]]", end: float
+    left: dict[str, str], done: "queue.SimpleQueue[tuple[str, Exception | None]]", end: float
 ) -> dict[str, str]:
     problems = {}
     while left:
@@ -50,8 +50,9 @@ def _outcome(
         except queue.Empty:
             break
         del left[name]
-        if isinstance(error, _EXPECTED):
-            problems[name] = " ".join(str(error).split())
-        elif error:
-            raise error
+        if error:
+            why = " ".join(str(error).split())
+            # A defect of one part must not keep from an operator what the others found.
+            is_expected = isinstance(error, _EXPECTED)
+            problems[name] = why if is_expected else f"a defect of mdmw: {type(error).__name__}: {why}"
     return problems | left

@@ -20,7 +20,9 @@ from peers import Conversation, Peers, Received, peers_in, response
 from resolvers.neutron_api import PASSWORD, Cloud, config
 
 from mdmw.cli.main import main
+from mdmw.node.converge import converge
 from mdmw.node.namespaces import run
+from mdmw.node.plan import Plan
 from mdmw.resolvers.conformance import World
 from mdmw.resolvers.matching import Port
 from mdmw.signing import Signer
@@ -208,11 +210,13 @@ def healthy() -> Iterator[Node]:
         host.places.state.mkdir()
         run("mount", "-t", "tmpfs", "-o", "size=8m,mode=755", "none", str(host.places.state))
         stack.callback(run, "umount", "-l", str(host.places.state))
+        stack.callback(converge, Plan(), host.places)  # while it is known what was made
         node = Node(host, place, peers)
         node.agent_ini.chmod(0o600)
         command = [program("mdmw-metadata-agent"), "--config-file", node.agent_ini]
         node.agent = stack.enter_context(running(command, LISTENING)).process
         node.start()
+        stack.callback(node.stop)
         yield node
 
 
@@ -237,6 +241,6 @@ class Diagnosis:
 
 
 def doctor(capsys, *words: object) -> Diagnosis:
-    """Run it, in this process."""
-    status = main(["doctor", *map(str, words)])
+    """Run it, in this process; with more time than by itself, since this machine may be busy."""
+    status = main(["doctor", "--within", "8", *map(str, words)])
     return Diagnosis(status, capsys.readouterr().out)

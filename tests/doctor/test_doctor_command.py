@@ -1,6 +1,7 @@
 """mdmw doctor as a command: what it prints, with which status, and that it ends whatever the others do."""
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -68,8 +69,6 @@ def test_nobody_is_waited_for_longer_than_there_is_time(peers) -> None:
     began = time.monotonic()
 
     def wait() -> None:
-        import socket
-
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(peer.address.path)
             sock.recv(1)
@@ -85,9 +84,9 @@ def _refuse() -> None:
     raise Unavailable("it is away")
 
 
-def test_a_defect_is_not_hidden() -> None:
-    with pytest.raises(ZeroDivisionError):
-        together({"defect": lambda: 1 // 0 and None}, time.monotonic() + 5)
+def test_a_defect_of_one_part_is_told_beside_what_the_others_found() -> None:
+    problems = together({"defect": lambda: {}["x"]}, time.monotonic() + 5)
+    assert problems == {"defect": "a defect of mdmw: KeyError: 'x'"}
 
 
 @needs_node
@@ -128,7 +127,7 @@ def test_the_text_fits_into_100_columns(node: Node, capsys) -> None:
 def test_the_command_that_mends_it_mends_it(node: Node, capsys) -> None:
     """As it is printed."""
     with plants.address_taken_away(node):
-        (line,) = examine(Asked(run_dir=node.place.directory)).found[0].finding.mend
+        (line,) = examine(Asked(run_dir=node.place.directory), 8).found[0].finding.mend
     ip(node.space, f"address delete 169.254.169.254/32 dev {node.device}")
     subprocess.run([sys.executable, "-m", *line.split()], check=True, capture_output=True, timeout=30)
     assert "169.254.169.254" in ip(node.space, "address")
@@ -140,9 +139,10 @@ def test_without_root_it_says_what_it_did_not_see(node: Node) -> None:
     ini = node.place.directory / "for-nobody.ini"
     ini.write_text(node.agent_ini.read_text())
     ini.chmod(0o644)
+    words = ["doctor", "--within", "8", "--config-file", str(ini)]
     script = (
         "import os, sys; from mdmw.cli.main import main; import mdmw.doctor.examine;"
-        f"os.setresuid(65534, 65534, 65534); sys.exit(main(['doctor', '--config-file', {str(ini)!r}]))"
+        f"os.setresuid(65534, 65534, 65534); sys.exit(main({words!r}))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=30
@@ -158,6 +158,7 @@ def test_without_root_it_says_what_it_did_not_see(node: Node) -> None:
         (["--network", "x"], "not a UUID"),
         (["--address", "10.0.0.300"], "10.0.0.300"),
         (["--network", "a", "--router", "b"], "not allowed with"),
+        (["--within", "0"], "1 to 60 is allowed"),
     ],
 )
 def test_wrong_usage(words: list[str], said: str, capsys) -> None:
