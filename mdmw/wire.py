@@ -95,11 +95,13 @@ _HOP_BY_HOP_KEYS = frozenset(
     }
 )
 
+# Removed too, but instrumented programs send the former in good faith.
+_NO_CLAIMS = _LOGGED_KEYS | _HOP_BY_HOP_KEYS
 _STRIPPED = re.compile(
     "|".join(
         [
             *_FORGEABLE_PREFIXES,
-            *(rf"{key}\Z" for key in sorted(_FORGEABLE_KEYS | _LOGGED_KEYS | _HOP_BY_HOP_KEYS)),
+            *(rf"{key}\Z" for key in sorted(_FORGEABLE_KEYS | _NO_CLAIMS)),
         ]
     )
 )
@@ -231,11 +233,7 @@ def strip(environ: Environ) -> int:
     found = [key for key in environ if _STRIPPED.match(key)]
     for key in found:
         del environ[key]
-    return (
-        sum(key not in _HOP_BY_HOP_KEYS and not key.startswith("HTTP_PROXY_") for key in found)
-        if found
-        else 0
-    )
+    return sum(key not in _NO_CLAIMS and not key.startswith("HTTP_PROXY_") for key in found) if found else 0
 
 
 # --- the hop between proxy and agent ----------------------------------------------------

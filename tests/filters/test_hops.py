@@ -64,6 +64,7 @@ def test_what_a_guest_claims_counts_for_nothing():
     assert journal.request_id != ID
     assert journal.trace is None
     assert not set(KEYS) & set(seen.last)
+    assert not journal.notes  # it is no forged identity: instrumented programs do so in good faith
 
 
 def test_a_proxy_that_signs_is_believed():
