@@ -10,9 +10,7 @@ from types import SimpleNamespace
 from oslo_config import cfg
 
 from mdmw import options
-from mdmw.inventory_database import Reader
-from mdmw.inventory_file import load as load_inventory
-from mdmw.node import file_view, namespaces
+from mdmw.node import namespaces
 from mdmw.node.actions import FIREWALLS
 from mdmw.node.ha_states import HaStates
 from mdmw.node.plan import Options
@@ -98,7 +96,7 @@ def load(given: Mapping[str, str]) -> Node:
         raise options.refuse(settings, "inventory_db", "inventory is given too; one of them is allowed")
     if settings.inventory_db:
         path = Path(settings.inventory_db)
-        return Node(plan_options, places, path, False, Reader(path).look, _of_database(path))
+        return Node(plan_options, places, path, False, *_of_database(path))
     if settings.inventory:
         path = Path(settings.inventory)
         return Node(plan_options, places, path, False, partial(_stamp, path), _of_file(path))
@@ -140,13 +138,25 @@ def _options(settings: SimpleNamespace) -> Options:
     )
 
 
+# A source imports what it needs: of three a node has one, and a planner that waits for a file reads none.
+
+
 def _of_file(path: Path) -> Callable[[], View]:
-    return lambda: file_view.view(load_inventory(path), path)
+    def read() -> View:
+        from mdmw.inventory_file import load
+        from mdmw.node.file_view import view
+
+        return view(load(path), path)
+
+    return read
 
 
-def _of_database(path: Path) -> Callable[[], View]:
+def _of_database(path: Path) -> tuple[Callable[[], Hashable], Callable[[], View]]:
+    from mdmw.inventory_database import Reader
+    from mdmw.node.file_view import view
+
     # A reader that stays would keep the whole inventory in memory.
-    return lambda: file_view.view(Reader(path).read(), path)
+    return Reader(path).look, lambda: view(Reader(path).read(), path)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
@@ -158,7 +168,6 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def _of_neutron(settings: SimpleNamespace, ha_states: HaStates) -> Callable[[], View]:
-    # 12 MiB, which a node without Neutron does without.
     from mdmw.node.neutron_view import NeutronView
     from mdmw.resolvers import credentials
     from mdmw.resolvers.keystone import Keystone
