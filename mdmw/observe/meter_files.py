@@ -99,11 +99,16 @@ class ProcessFiles:
 
 def collect(directory: Path) -> list[Metric]:
     """What all processes have counted, and the gauges of those that live; raises OSError."""
-    if not (directory / _LOCK).exists():  # root may look first, and must not make what others need
+    if not (directory / _LOCK).exists():
         return []
     with _locked(directory):
-        _add_up_the_gone(directory)
-        return list(MultiProcessCollector(None, str(directory)).collect())
+        if (
+            directory.stat().st_uid == os.geteuid()
+        ):  # root only looks, and writes nothing in what is another's
+            _add_up_the_gone(directory)
+        gone = _of_the_gone(directory)
+        shown = [path for path in directory.glob("*.db") if path not in gone or not _is_gauge(path)]
+        return list(MultiProcessCollector.merge(map(str, shown)))
 
 
 @cache
@@ -125,18 +130,26 @@ def _locked(directory: Path) -> Iterator[None]:
             unlock(file.fileno())
 
 
-def _add_up_the_gone(directory: Path) -> None:
+def _of_the_gone(directory: Path) -> set[Path]:
+    """The files of processes that are gone, also those in which they were added up."""
     living = {path.stem for path in directory.glob(f"*{_LIVE}") if _is_held(path)}
-    files = [path for path in directory.glob("*.db") if path.stem.rpartition("_")[2] not in living]
+    return {path for path in directory.glob("*.db") if path.stem.rpartition("_")[2] not in living}
+
+
+def _is_gauge(path: Path) -> bool:
+    return path.name.startswith("gauge_")
+
+
+def _add_up_the_gone(directory: Path) -> None:
+    files = _of_the_gone(directory)
     if all(path.stem.endswith(f"_{_GONE}") for path in files):
         return
     for kind in _ADDED_UP:
         _add_up([path for path in files if path.name.startswith(f"{kind}_")], directory, kind)
-    for path in files:
-        if path.name.startswith("gauge_"):
-            path.unlink()
+    for path in filter(_is_gauge, files):
+        path.unlink()
     for path in directory.glob(f"*{_LIVE}"):
-        if path.stem not in living:
+        if not _is_held(path):
             path.unlink()
 
 
@@ -160,8 +173,6 @@ def _add_up(paths: Sequence[Path], directory: Path, kind: str) -> None:
     for key, value in sums.items():
         together.write_value(key, value, 0.0)
     together.close()
-    owner = directory.stat()
-    os.chown(new, owner.st_uid, owner.st_gid)
     for path in paths:
         path.unlink()
     new.rename(directory / f"{kind}_{_GONE}.db")

@@ -97,11 +97,12 @@ def tally(pipeline: str, journals: Sequence[Journal]) -> tuple[Counter[Name], di
             counts[ERRORS, (pipeline, _last_stage(journal), error_label(journal.error))] += 1
         if journal.notes:
             for what, number in journal.notes.items():
-                counts[NOTED[what], (pipeline,)] += number
+                if what in NOTED:
+                    counts[NOTED[what], (pipeline,)] += number
     for status, number in Counter([journal.status for journal in journals]).items():
         counts[REQUESTS, (pipeline, status_label(status))] += number
     for outcome, number in Counter([journal.cache for journal in journals]).items():
-        if outcome:
+        if outcome in CACHE_OUTCOMES:
             counts[CACHE, (pipeline, outcome)] += number
     durations: dict[Name, list[float]] = {
         (REQUEST_SECONDS, (pipeline,)): [journal.seconds for journal in journals]
