@@ -27,9 +27,10 @@ from mdmw.inventory_file import load as load_inventory
 from mdmw.node import sandbox
 from mdmw.node.control import called
 from mdmw.node.messages import MOST_PLACES
+from mdmw.node.spawn import Identity
 
 _METADATA_URL = "http://169.254.169.254"
-_ASK_TIMEOUT = 10
+_ASK_TIMEOUT = 30  # the first one may have to wait for a proxy that starts
 _NODE_USER = "nobody"
 _RUN = "/run"  # where another user may look into, whatever TMPDIR says
 
@@ -73,8 +74,9 @@ def run(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> int:
             print(table([_HEADING, *(answer.row() for answer in answers)]))
         if not arguments.once:
             with contextlib.suppress(KeyboardInterrupt):
-                print("\n" + "\n".join([*demo.hints, *_more_hints(demo.home), "Ctrl-C ends it."]), flush=True)
-                demo.wait()
+                hints = [*demo.hints, *demo.operate(), *_more_hints(demo.home)]
+                print("\n" + "\n".join([*hints, "Ctrl-C ends it."]), flush=True)
+                demo.processes.wait()
     return 0 if all(answer.right for answer in answers) else 1
 
 
@@ -84,12 +86,11 @@ def running(in_namespaces: bool, inventory_file: Path | None = None) -> Iterator
     with contextlib.ExitStack() as stack:
         parent = _RUN if in_namespaces else None
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mdmw-", dir=parent)))
-        inventory = _configure(home, inventory_file)
-        if in_namespaces:
-            _give_to_workers(home)
-        processes = Processes(home, stack)
-        processes.serve("nova", f"unix:{home}/nova")
-        processes.serve("agent", f"unix:{home}/metadata_proxy")
+        identity = _identity() if in_namespaces else None
+        inventory = _configure(home, inventory_file, identity)
+        processes = Processes(home, stack, identity)
+        processes.serve("nova", f"unix:{home}/run/nova")
+        processes.serve("agent", f"unix:{home}/run/metadata_proxy")
         place = _in_namespaces if in_namespaces else _on_loopback
         yield place(home, inventory, processes, stack)
 
@@ -173,7 +174,7 @@ class Demo:
 
     home: Path
     inventory: Inventory
-    wait: Callable[[], None]
+    processes: Processes
     ask: Ask
     namespaces: dict[str, str]  # of each guest, by instance id; empty on loopback
     hints: list[str]
@@ -186,14 +187,41 @@ class Demo:
             for rest in _questions(guest, self.ask)
         ]
 
+    def operate(self) -> list[str]:
+        """Start what operators ask; returns hints how."""
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            self.processes.serve("operations", f"fd://{sock.fileno()}", inherit=[sock])
+            port = sock.getsockname()[1]
+        admin = self.home / "run" / "admin"
+        self.processes.serve("admin-local", f"unix:{admin}")
+        return [
+            f"The dashboard, and /metrics:  http://127.0.0.1:{port}/",
+            f"Requests per network, live:  {sys.executable} -m mdmw top --socket {admin}",
+        ]
 
-def _configure(home: Path, inventory_file: Path | None) -> Inventory:
-    """The shipped files, with sockets and state in `home` and a secret of this run."""
+
+def _identity() -> Identity:
+    ids = ids_of(_NODE_USER, "")
+    return Identity(ids.uid, ids.gid)
+
+
+def _configure(home: Path, inventory_file: Path | None, identity: Identity | None) -> Inventory:
+    """The shipped files, a secret of this run, and in `run` a place for what processes make, who own it."""
     shipped = resources.files("mdmw") / "etc"
     ini = (shipped / "api-paste.ini").read_text()
-    for name, usual in (("run", "/run/mdmw"), ("state", "/var/lib/mdmw")):
-        ini = ini.replace(f"{name} = {usual}\n", f"{name} = {home}\n")
+    for old, new in (
+        ("run = /run/mdmw\n", f"run = {home}/run\n"),
+        ("state = /var/lib/mdmw\n", f"state = {home}/run\n"),
+        ("%(run)s/node-status.json", f"{home}/node-status.json"),
+    ):
+        ini = ini.replace(old, new)
+    run = home / "run"
+    run.mkdir()
+    if identity:
+        os.chown(run, identity.uid, identity.gid)
+        home.chmod(0o711)
     (home / "api-paste.ini").write_text(ini)
+    (home / "admin.conf").write_text((shipped / "admin.conf").read_text())
     (home / "listeners.json").write_text("{}")
     (home / "inventory.yaml").write_text((inventory_file or shipped / "inventory.yaml").read_text())
     secret = home / "shared-secret"
@@ -202,21 +230,10 @@ def _configure(home: Path, inventory_file: Path | None) -> Inventory:
     return load_inventory(home / "inventory.yaml")
 
 
-def _give_to_workers(home: Path) -> None:
-    """Where all processes leave what they tell: root may write anywhere, the workers of mdmw-node may not."""
-    workers = ids_of(_NODE_USER, "")
-    for name in ("metrics", "processes"):
-        (home / name).mkdir(mode=0o700)
-        os.chown(home / name, workers.uid, workers.gid)
-
-
 def _in_namespaces(
     home: Path, inventory: Inventory, processes: Processes, stack: contextlib.ExitStack
 ) -> Demo:
     site = stack.enter_context(sandbox.build(inventory))
-    workers = ids_of(_NODE_USER, "")
-    os.chown(home / "metadata_proxy", workers.uid, workers.gid)
-    home.chmod(0o711)
     processes.node("--ini", f"{home}/api-paste.ini", "--run-dir", str(home), "--user", _NODE_USER)
     _listen(home / "node.sock", site.listeners)
 
@@ -233,7 +250,7 @@ def _in_namespaces(
     ]
     command = f"{sys.executable} -m mdmw node list --socket {home}/node.sock"
     hints.append(f"What mdmw-node listens to:  {command}")
-    return Demo(home, inventory, processes.wait, ask, site.guests, hints)
+    return Demo(home, inventory, processes, ask, site.guests, hints)
 
 
 def _listen(control: Path, listeners: Sequence[sandbox.Listener]) -> None:
@@ -270,7 +287,7 @@ def _on_loopback(home: Path, inventory: Inventory, processes: Processes, stack: 
         f"Ask as {guest.name}:  curl http://127.0.0.1:{ports[guest.id]}/openstack"
         for guest in inventory.instances
     ]
-    return Demo(home, inventory, processes.wait, ask, {}, hints)
+    return Demo(home, inventory, processes, ask, {}, hints)
 
 
 def _more_hints(home: Path) -> list[str]:

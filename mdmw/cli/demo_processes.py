@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mdmw.errors import ConfigError
+from mdmw.node.spawn import Identity, become
 from mdmw.wsgi.pipelines import INI_VARIABLE
 
 _START_TIMEOUT = 30.0
@@ -20,11 +21,15 @@ _NODE = "mdmw-node"
 
 
 class Processes:
-    """Each has its log in `home`, where `api-paste.ini` is; `stack` ends them."""
+    """Each has its log in `home`, where `api-paste.ini` is; `stack` ends them.
 
-    def __init__(self, home: Path, stack: contextlib.ExitStack) -> None:
+    With an `identity` those that serve a pipeline have it, without root's powers.
+    """
+
+    def __init__(self, home: Path, stack: contextlib.ExitStack, identity: Identity | None) -> None:
         self._home = home
         self._stack = stack
+        self._become = functools.partial(become, identity) if identity else None
         self._logs: list[Path] = []
 
     def serve(self, pipeline: str, *binds: str, inherit: Sequence[socket.socket] = ()) -> None:
@@ -43,7 +48,7 @@ class Processes:
             *words,
         ]
         environ = {INI_VARIABLE: str(self._home / "api-paste.ini")}
-        process = self._start(pipeline, command, environ, inherit)
+        process = self._start(pipeline, command, environ, inherit, self._become)
         for bind in binds:
             if bind.startswith("unix:"):
                 self._wait_until(functools.partial(_accepts, bind.removeprefix("unix:")), pipeline, process)
@@ -69,6 +74,7 @@ class Processes:
         command: Sequence[str],
         environ: Mapping[str, str],
         inherit: Sequence[socket.socket] = (),
+        before: Callable[[], None] | None = None,
     ) -> subprocess.Popen[bytes]:
         path = self._home / f"{name}.log"
         self._logs.append(path)
@@ -79,6 +85,7 @@ class Processes:
             pass_fds=[sock.fileno() for sock in inherit],
             stdout=log,
             stderr=log,
+            preexec_fn=before,
         )
         self._stack.callback(_end, process)
         return process

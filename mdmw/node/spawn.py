@@ -43,7 +43,7 @@ def spawn(command: Sequence[str], identity: Identity, inherited: int) -> int:
     if pid:
         return pid
     try:
-        _become(identity)
+        become(identity)
         os.set_inheritable(inherited, True)
         os.execv(command[0], list(command))  # noqa: S606 - no shell is what is wanted
     except OSError as error:
@@ -59,7 +59,8 @@ def give_up() -> None:
     _set_capabilities(())
 
 
-def _become(identity: Identity) -> None:
+def become(identity: Identity) -> None:
+    """In a child of root, before it runs another program: see `spawn`. Raises OSError."""
     os.setsid()
     os.chdir("/")
     os.umask(_NOBODY_ELSE)

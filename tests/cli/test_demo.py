@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -10,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import requests
 from peers import PATIENCE
 
 from mdmw.cli import demo
@@ -48,11 +51,28 @@ def namespaces_of(demos):
     return [name for name in os.listdir("/run/netns") if name in demos.values()]
 
 
+def shown_to_operators(running):
+    """Pipelines that are counted in /metrics, and the networks and routers that `mdmw top` shows."""
+    url, command = (hint.split("  ", 1)[1] for hint in running.operate())
+    with requests.get(f"{url}metrics", timeout=PATIENCE) as reply:
+        counted = re.findall(r'mdmw_requests_total{pipeline="(\w+)",status="2xx"} [1-9]', reply.text)
+    with requests.get(url, timeout=PATIENCE) as page:
+        assert page.headers["Content-Type"].startswith("text/html")
+    words = [*shlex.split(command), "--once", "--json"]
+    done = subprocess.run(words, capture_output=True, timeout=60, check=True)
+    top = json.loads(done.stdout)
+    assert top["silent"] == []
+    assert {one["pipeline"] for one in top["networks"]} == {"proxy"}
+    return set(counted), {one["id"] for one in (*top["networks"], *top["routers"])}
+
+
 def test_without_root_each_guest_has_a_port_on_loopback():
-    """Everything but the namespaces: three servers, two hops, the signature."""
+    """Everything but the namespaces: three servers, two hops, the signature, and what operators see."""
     with demo.running(in_namespaces=False) as running:
         answers = running.answers()
         assert running.namespaces == {}
+        networks = {guest.ports[0].network_id for guest in running.inventory.instances}
+        assert shown_to_operators(running) == ({"proxy", "agent", "nova"}, networks)
     assert len(answers) == 9
     assert [answer.as_dict() for answer in answers if not answer.right] == []
 
@@ -76,15 +96,21 @@ def test_a_wrong_answer_is_status_1(monkeypatch, capsys):
 
 @needs_namespaces
 def test_as_root_one_mdmw_node_serves_the_namespaces_of_all_guests():
-    """Right answers through workers that are not root; then no namespace, process or file is left."""
+    """Right answers of processes that are not root, all of them seen by operators; then nothing is left."""
     with demo.running(in_namespaces=True) as running:
         assert [answer.as_dict() for answer in running.answers() if not answer.right] == []
         assert len(namespaces_of(running.namespaces)) == 3
         ours = processes_of(running.home)
         assert [line.count("mdmw-node") for line in ours].count(1) == 1, ours
         assert not any("serve\0proxy" in line for line in ours)
-        asked = ask(running.home / "processes", "process")
+        asked = ask(running.home / "run" / "processes", "process")
         assert {reply.pipeline for reply in asked if not reply.problem} == {"nova", "agent", "proxy"}
+        counted, places = shown_to_operators(running)
+        assert counted == {"proxy", "agent", "nova"}
+        *networks, _ = [guest.ports[0].network_id for guest in running.inventory.instances]
+        assert places == {*networks, running.inventory.routers[0].id}
+        run = running.home / "run"
+        assert {path.owner() for path in (run, *run.rglob("*"))} == {"nobody"}
     assert namespaces_of(running.namespaces) == []
     assert none_is_left(running.home)
 
@@ -101,8 +127,8 @@ def test_a_daemon_that_does_not_start_is_one_line(monkeypatch, tmp_path):
     """And what was there already is taken away."""
     configure = demo._configure
 
-    def misconfigure(home, inventory_file):
-        inventory = configure(home, inventory_file)
+    def misconfigure(home, *given):
+        inventory = configure(home, *given)
         ini = home / "api-paste.ini"
         ini.write_text(ini.read_text().replace("mode = listener", "mode = nonsense"))
         return inventory
