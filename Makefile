@@ -21,7 +21,7 @@ run: $(VENV)/.run ## the whole path with sample guests, until Ctrl-C (ONCE=1: en
 
 test: $(VENV)/.test lint docs ## everything CI checks: style, types, layers, docs, tests
 	@tools/need --optional ip=iproute2 nft=nftables iptables=iptables curl=curl haproxy=haproxy \
-	    dnsmasq=dnsmasq-base busybox=busybox udhcpc=udhcpc dhclient=isc-dhcp-client \
+	    dnsmasq=dnsmasq-base radvd=radvd prometheus=prometheus node=nodejs busybox=busybox udhcpc=udhcpc dhclient=isc-dhcp-client \
 	    memcached=memcached rabbitmq-server=rabbitmq-server
 	@tools/cloud-init build/cloud-init
 	@$(BIN)/coverage erase
