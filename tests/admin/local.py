@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -45,11 +46,14 @@ class Host:
         self.ini.write_text(text.replace("# inventory_db", "inventory_db"))
         self.processes = {}
 
-    def serve(self, pipeline, server="gunicorn", binds=(), workers=1):
-        """Start a server on the socket of that name, or elsewhere, and wait until it answers."""
+    def serve(self, pipeline, server="gunicorn", binds=(), workers=1, words=(), ca=None):
+        """Start a server on the socket of that name, or elsewhere, and wait until it answers.
+
+        `words` are more arguments of its command; `ca` is the file that vouches for it.
+        """
         binds = binds or (f"unix:{self.folder / pipeline}",)
         module = f"mdmw.wsgi.{pipeline}" if pipeline == "agent" else "mdmw.wsgi.named"
-        command = servers.command(server, servers.Launch(module, tuple(binds), workers, 4))
+        command = [*servers.command(server, servers.Launch(module, tuple(binds), workers, 4)), *words]
         environ = os.environ | {"MDMW_PASTE_INI": str(self.ini), "MDMW_PIPELINE": pipeline}
         log = self.folder / f"{pipeline}.log"
         with log.open("wb") as output:
@@ -57,7 +61,7 @@ class Host:
         self._stack.callback(_end, process)
         self.processes[pipeline] = process
         deadline = time.monotonic() + 3 * PATIENCE
-        while not all(map(_answers, binds)):
+        while not all(_answers(bind, ca) for bind in binds):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)  # between two looks
@@ -104,19 +108,22 @@ def _exchange(connection, method, target, document, headers):
     return answer.status, json.loads(said) if said else None
 
 
-def _answers(bind):
+def _answers(bind, ca):
     try:
-        made = (
-            Connection(bind.removeprefix("unix:"))
-            if bind.startswith("unix:")
-            else http.client.HTTPConnection(bind)
-        )
-        with contextlib.closing(made) as connection:
+        with contextlib.closing(_connection(bind, ca)) as connection:
             connection.request("GET", "/ready")
             connection.getresponse()
     except OSError:
         return False
     return True
+
+
+def _connection(bind, ca):
+    if bind.startswith("unix:"):
+        return Connection(bind.removeprefix("unix:"))
+    if ca:
+        return http.client.HTTPSConnection(bind, context=ssl.create_default_context(cafile=ca))
+    return http.client.HTTPConnection(bind)
 
 
 def _end(process):

@@ -2,11 +2,15 @@
 
 import json
 import logging
+import socket
 
 import pytest
+import requests
+from certificates import Authority
 from guest import call
 from keystone import SERVICE_PASSWORD, Keystone
-from peers import response
+from local import host
+from peers import PATIENCE, response
 
 from mdmw.admin.authtoken import filter_factory
 from mdmw.errors import ConfigError
@@ -185,6 +189,27 @@ def test_no_token_is_in_the_log(app, keystone, caplog):
     logged = "\n".join(record.getMessage() for record in caplog.records)
     for secret in ("a-good-secret", "a-bad-secret", SERVICE_PASSWORD, "service-1"):
         assert secret not in logged
+
+
+def test_a_real_server_with_tls(keystone, tmp_path):
+    """The shipped pipeline, as doc/admin.rst starts it."""
+    keystone.issue("good", "admin")
+    with host() as made, socket.create_server(("127.0.0.1", 0)) as reserved:
+        keystone.conf(made.folder / "admin.conf")
+        authority = Authority(made.folder, "admin")
+        certificate, key = authority.issue("127.0.0.1")
+        port = reserved.getsockname()[1]
+        reserved.close()
+        words = ["--certfile", certificate, "--keyfile", key]
+        made.serve("admin", binds=[f"127.0.0.1:{port}"], words=words, ca=authority.file)
+        for token, status in (("good", 200), ("bad", 401)):
+            answer = requests.get(
+                f"https://127.0.0.1:{port}/v1/config",
+                headers={"X-Auth-Token": token},
+                verify=authority.file,
+                timeout=PATIENCE,
+            )
+            assert answer.status_code == status
 
 
 # --- the section ------------------------------------------------------------------------
