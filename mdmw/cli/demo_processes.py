@@ -26,7 +26,7 @@ class Processes:
     With an `identity` those that serve a pipeline have it, without root's powers.
     """
 
-    def __init__(self, home: Path, stack: contextlib.ExitStack, identity: Identity | None) -> None:
+    def __init__(self, home: Path, stack: contextlib.ExitStack, identity: Identity | None = None) -> None:
         self._home = home
         self._stack = stack
         self._become = functools.partial(become, identity) if identity else None
