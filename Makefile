@@ -80,7 +80,7 @@ $(BIN)/python:
 	@mkdir -p build
 
 $(VENV)/.run: $(BIN)/python setup.cfg constraints.txt
-	$(PIP) install --constraint constraints.txt --editable .[node]
+	$(PIP) install --constraint constraints.txt --editable .[node,admin]
 	@touch $@
 
 $(VENV)/.test: $(BIN)/python setup.cfg constraints.txt
