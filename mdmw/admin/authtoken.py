@@ -154,4 +154,6 @@ def _check(place: str, conf: cfg.ConfigOpts, section: str) -> None:
         )
     if not group.www_authenticate_uri:
         # The middleware would ask Keystone for it, and fail with a traceback when that is down.
+        if "auth_url" not in conf[section]:
+            raise ConfigError(f"{place}: option 'www_authenticate_uri' is required with this auth_type")
         conf.set_override("www_authenticate_uri", conf[section].auth_url, GROUP)

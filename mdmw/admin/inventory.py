@@ -58,7 +58,7 @@ class Inventory:
         made = self._store.create(kind, call.document, _caller(call))
         _log(call, "created", kind, made.id)
         response = _whole(made, 201)
-        response.headers["Location"] = f"/v1/inventory/{kind}/{made.id}"
+        response.headers["Location"] = f"{call.target}/{made.id}"
         return response
 
     def _replace(self, kind: Kind, call: Call) -> Response:

@@ -16,7 +16,7 @@ from mdmw.admin.authtoken import filter_factory
 from mdmw.errors import ConfigError
 from mdmw.wsgi.administration import app_factory
 
-CONFIG, PURGE = "/v1/config", "/v1/cache:purge"
+NETWORKS, PURGE = "/v1/networks", "/v1/cache:purge"
 FORGED = [
     *[("X-Roles", "admin"), ("X-Role", "admin"), ("X_Roles", "admin"), ("X-Identity-Status", "Confirmed")],
     *[("OpenStack-System-Scope", "all"), ("X-User-Name", "root"), ("X-Is-Admin-Project", "True")],
@@ -41,7 +41,7 @@ def behind(conf, folder, **options):
     return filter_factory({}, config_file=conf, **options)(admin)
 
 
-def ask(app, token=None, method="GET", target=CONFIG, headers=(), body=b""):
+def ask(app, token=None, method="GET", target=NETWORKS, headers=(), body=b""):
     """Status and JSON."""
     given = [*headers, *([("X-Auth-Token", token)] if token else [])]
     given += [("Content-Type", "application/json")] if body else []
@@ -204,7 +204,7 @@ def test_a_real_server_with_tls(keystone, tmp_path):
         made.serve("admin", binds=[f"127.0.0.1:{port}"], words=words, ca=authority.file)
         for token, status in (("good", 200), ("bad", 401)):
             answer = requests.get(
-                f"https://127.0.0.1:{port}/v1/config",
+                f"https://127.0.0.1:{port}/v1/networks",
                 headers={"X-Auth-Token": token},
                 verify=authority.file,
                 timeout=PATIENCE,
@@ -223,6 +223,7 @@ GOOD = {
     "project_name": "service",
     "project_domain_name": "Default",
 }
+GOOD_PASSWORD = set(GOOD) - {"auth_type"}
 
 
 def test_a_section_without_files():
@@ -248,6 +249,7 @@ def test_credentials_of_another_group(keystone, tmp_path):
     [
         ({"auth_type": None}, "'auth_type' is required"),
         ({"auth_type": "telepathy"}, "telepathy"),
+        ({"auth_type": "none", **dict.fromkeys(GOOD_PASSWORD)}, "'www_authenticate_uri' is required"),
         ({"auth_url": None}, "'auth_url' is required"),
         ({"password": None}, "'password' is required"),
         ({"colour": "blue"}, "unknown option 'colour'"),
