@@ -37,7 +37,7 @@ def over_keystone(cloud: str | None, url: str | None, timeout: float) -> Iterato
             answer = adapter.request(
                 target, method, data=body, headers=headers, raise_exc=False, redirect=False, timeout=timeout
             )
-        except (exceptions.ConnectFailure, exceptions.DiscoveryFailure) as error:
+        except exceptions.ConnectFailure as error:
             raise Unavailable(_one_line(error)) from None
         except exceptions.EndpointNotFound:
             raise ConfigError(f"no service {_SERVICE} in the catalog; give --url, or --socket") from None
