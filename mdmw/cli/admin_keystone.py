@@ -21,6 +21,8 @@ def over_keystone(cloud: str | None, url: str | None, timeout: float) -> Iterato
     try:
         region = get_cloud_region(cloud=cloud or os.environ.get("OS_CLOUD"))
         session = region.get_session()
+        if region.config["auth_type"] == "password" and not region.config["auth"].get("password"):
+            raise ConfigError("no password for Keystone: OS_PASSWORD, or auth: password in clouds.yaml")
         adapter = Adapter(
             session,
             service_type=_SERVICE,
