@@ -3,6 +3,7 @@
 import grp
 import os
 import pwd
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -21,7 +22,6 @@ from mdmw.doctor.places import Place, Written
 from mdmw.doctor.processes import holders
 from mdmw.doctor.scene import Scene, scene
 from mdmw.doctor.together import together
-from mdmw.node import present
 from mdmw.node.wanted import Places
 
 _MANY = 5  # namespaces; of more not each is told of
@@ -68,14 +68,13 @@ def examine(asked: Asked, within: float) -> Report:
 def _namespaces(what: Scene, seen: list[Seen], notes: Notes, end: float) -> None:
     context = look.Context(
         places=what.plan.places if what.plan else Places(),
-        host=present.devices(),
-        source=" ".join(what.node.words),
+        source=shlex.join(what.node.words),
         mark=what.plan.options.metadata_access_mark if what.plan else 1,
         guest=what.asked.address or "",
         state_path=what.state_path,
     )
     tasks = {
-        f"{place.namespace} ({place.scope})": partial(_look, place, context, seen) for place in what.places
+        f"{one.namespace} ({one.scope})": partial(_look, one, context, seen, notes) for one in what.places
     }
     undone = together(tasks, end - _TO_JUDGE)
     if len(undone) > _MANY:
@@ -86,14 +85,16 @@ def _namespaces(what: Scene, seen: list[Seen], notes: Notes, end: float) -> None
     inodes = {one.inode for each in there for bind in each.place.binds for one in each.at(bind)}
     who = holders(inodes)
     for each in there:
-        notes.findings.extend([*each.findings, *listeners.judge(each, who, what.node)])
+        notes.findings.extend(listeners.judge(each, who, what.node))
         notes.checked.extend(each.checked if len(there) <= _MANY else ())
     if len(there) > _MANY:
         notes.checked.append(f"{len(there)} namespaces")
 
 
-def _look(place: Place, context: look.Context, seen: list[Seen]) -> None:
-    seen.append(look.look(place, context))
+def _look(place: Place, context: look.Context, seen: list[Seen], notes: Notes) -> None:
+    found = look.look(place, context)
+    notes.findings.extend(found.findings)  # at once, since there may be no time to see who listens
+    seen.append(found)
 
 
 def _machine(what: Scene, notes: Notes) -> None:

@@ -26,6 +26,7 @@ ANSWER_WITHIN = 0.7  # seconds, for what is on this host
 _NONSENSE = b"?\r\n\r\n"  # who listens refuses it by itself, and asks nobody
 _SO_MARK = 36  # asm-generic/socket.h
 _COMMAND_WITHIN = 1.0
+_NEARLY_FULL = 0.95
 _REDIRECT = re.compile(r"\[([0-9]+):[0-9]+\] .* -d 169\.254\.169\.254/32 .*-j REDIRECT --to-ports ([0-9]+)")
 _ROUTE_OPTIONS = frozenset({"option:classless-static-route", "121"})
 _NEUTRONS = ("namespace-missing", "device-missing", "dhcp-dead")  # unless the devices are ours
@@ -54,7 +55,6 @@ class Context:
     """
 
     places: Places
-    host: Mapping[str, Device]
     source: str = ""
     mark: int = 1
     guest: str = ""
@@ -102,7 +102,7 @@ def _beside_plan(place: Place, context: Context) -> Iterator[Finding]:
     how = f"mdmw node plan {context.source}"
     if found.problem:
         what = found.problem.removeprefix(f"{place.namespace}: ")
-        gone = [wire.bridge for wire in place.wanted.wires if wire.bridge not in context.host]
+        gone = [wire.bridge for wire in place.wanted.wires if not present.device(wire.bridge)]
         bridges = tuple(f"ip link add {bridge} up type bridge" for bridge in dict.fromkeys(gone))
         mend = (*bridges, *_mend(place, context, "device-missing"))
         yield Finding("device-missing", place.namespace, what, how, mend, place.namespace)
@@ -252,16 +252,15 @@ def _refused(place: Place, before: int, after: int) -> Iterator[Finding]:
 
 
 def conntrack(namespace: str) -> Iterator[Finding]:
-    """Whether the table of this thread's namespace is full, or nearly so."""
+    """Whether the table of this thread's namespace is full, or nearly so; the host's has no name."""
     texts = [present.sysctl(f"netfilter/nf_conntrack_{name}") for name in ("count", "max")]
-    if None in texts:
-        return
     count, most = (int(text or 0) for text in texts)
-    if most and count >= 0.95 * most:
-        mend = (f"sysctl -w net.netfilter.nf_conntrack_max={2 * most}",)
-        how = f"ip netns exec {namespace} sysctl net.netfilter.nf_conntrack_count"
+    if most and count >= _NEARLY_FULL * most:
+        enter = f"ip netns exec {namespace} " if namespace else ""
         what = f"{count} of {most} connections are tracked: new ones are dropped"
-        yield Finding("conntrack-full", namespace, what, how.removeprefix("ip netns exec host "), mend)
+        how = f"{enter}sysctl net.netfilter.nf_conntrack_count"
+        mend = (f"sysctl -w net.netfilter.nf_conntrack_max={2 * most}",)
+        yield Finding("conntrack-full", namespace or "this host", what, how, mend, namespace)
 
 
 def _duplicate(place: Place, device: str, address: str) -> Finding:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mdmw.doctor.deployment import Asked, Daemon
-from mdmw.node import namespaces, present
+from mdmw.node import present
 from mdmw.node.channel import to_bind, to_scope
 from mdmw.node.namespaces import Bind
 from mdmw.node.plan import METADATA_PORT, DhcpPlan, Plan, RouterPlan
@@ -76,7 +76,10 @@ def of_daemon(node: Daemon) -> Iterator[Place]:
 def written_by_neutron(state_path: Path) -> Iterator[Written]:
     """Of the files in `ns-metadata-proxy`, as Neutron's agents write them (P-10)."""
     for path in sorted((state_path / "ns-metadata-proxy").glob("*.conf")):
-        lines = path.read_text(errors="replace").splitlines()
+        try:
+            lines = path.read_text(errors="replace").splitlines()
+        except FileNotFoundError:  # since it was listed
+            continue
         ids = {(found[1].lower(), found[2]) for found in filter(None, map(_ID.match, lines))}
         binds = tuple(
             Bind(found[1].strip("[]*") or "0.0.0.0", int(found[2]), found[3])  # noqa: S104 - what haproxy means
@@ -110,7 +113,7 @@ def merged(found: Iterable[Place]) -> list[Place]:
 
 
 def chosen(found: list[Place], asked: Asked, metadata_port: int) -> list[Place]:
-    """Those that the question is about; raises OSError."""
+    """Those that the question is about."""
     if asked.scope:
         wanted_id = asked.scope.id
         of_it = [one for one in found if wanted_id in (one.scope.id, one.namespace.partition("-")[2])]
@@ -128,9 +131,10 @@ def _asked_for(scope: Scope, metadata_port: int) -> Place:
 
 def _has_subnet(namespace: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     """A namespace that is not there may have it."""
-    if namespace not in namespaces.names():
+    try:
+        devices = present.inside(namespace, present.devices)
+    except OSError:
         return True
-    devices = present.inside(namespace, present.devices)
     return any(
         address in ipaddress.ip_interface(one.text).network
         for device in devices.values()

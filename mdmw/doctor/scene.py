@@ -34,7 +34,7 @@ class Scene:
 
 
 def scene(asked: Asked, is_root: bool, notes: Notes) -> Scene:
-    """Look around; raises OSError."""
+    """Look around."""
     node = deployment.daemon(asked) if is_root else Daemon("absent")
     files = deployment.neutron_files(asked)
     neutron = notes.read(lambda: deployment.neutron_settings(files), deployment.neutron_settings(()))

@@ -83,10 +83,17 @@ def attributes(thing: object, **values: object) -> Iterator[None]:
 
 @contextlib.contextmanager
 def namespace_deleted(node: Node) -> Iterator[None]:
+    """The daemon takes a while to notice, and then listens in the new one."""
+    began = time.time()
     with _applied(node):
         run("ip", "netns", "delete", node.space)
         yield
-    node.until_served()
+    until(
+        lambda: any(
+            one["namespace"] == node.space and float(str(one["since"])) > began
+            for one in node.place.listeners()
+        )
+    )
 
 
 @contextlib.contextmanager

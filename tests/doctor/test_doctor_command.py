@@ -110,7 +110,7 @@ def test_json(node: Node, capsys) -> None:
     assert (first["kind"], first["severity"], first["where"]) == ("socket-missing", "fault", str(node.socket))
     assert first["mend"][0] == "systemctl restart mdmw-metadata-agent"
     assert {each["kind"] for each in first["consequences"]} <= KINDS["socket-missing"].explains
-    assert 0 < report["seconds"] < 5
+    assert 0 < report["seconds"] < 10
     assert report["checked"]
 
 
@@ -140,8 +140,9 @@ def test_without_root_it_says_what_it_did_not_see(node: Node) -> None:
     ini.write_text(node.agent_ini.read_text())
     ini.chmod(0o644)
     words = ["doctor", "--within", "8", "--config-file", str(ini)]
-    script = (
-        "import os, sys; from mdmw.cli.main import main; import mdmw.doctor.examine;"
+    script = (  # once as root, so that all of Python is loaded, which nobody may not read everywhere
+        "import contextlib, io, os, sys; from mdmw.cli.main import main\n"
+        f"with contextlib.redirect_stdout(io.StringIO()): main({words!r})\n"
         f"os.setresuid(65534, 65534, 65534); sys.exit(main({words!r}))"
     )
     done = subprocess.run(
