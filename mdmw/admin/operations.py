@@ -166,6 +166,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "What was served to an instance lately.",
         schemas.INSTANCE,
         query=(_LIMIT,),
+        errors=(404,),
     ),
     Operation(
         "resolve",
