@@ -49,8 +49,9 @@ class Keystone:
         if isinstance(self._plugin, BaseIdentityPlugin):
             self._plugin.reauthenticate = False  # when to do that is decided here
         self._store = store
+        # Without `auth`: after a 401 the session would ask the plugin for a token, and where the plugin
+        # itself asked, about versions, wait for that without an end.
         self._session = keystoneauth1.session.Session(
-            auth=credentials.plugin,
             session=transport.session(limits),
             verify=credentials.verify,
             cert=credentials.cert,
@@ -178,6 +179,8 @@ class Keystone:
             if not isinstance(error.__context__, exceptions.HttpError):
                 return "does not say which versions of its API there are"
             error = error.__context__
+        if isinstance(error, exceptions.MissingAuthPlugin):
+            return "wants a token before it says which versions of its API there are (401)"
         if isinstance(error, exceptions.Unauthorized):
             return "refuses the credentials (401)"
         if isinstance(error, exceptions.HttpError):

@@ -217,6 +217,19 @@ def test_keystone_fails_when_versions_are_asked_for(cloud, neutron, ask):
     assert said == "Keystone answers 500"
 
 
+def test_keystone_wants_a_token_when_versions_are_asked_for(cloud, neutron, ask, table):
+    """Some gateways do. keystoneauth1 then asks its plugin, which is waiting for this very answer."""
+    cloud.keystone_faults.always = error("401 Unauthorized")
+    resolver = neutron(**QUICK)
+    seen, said = ask(resolver)
+    assert unavailable(seen)
+    assert said == "Keystone wants a token before it says which versions of its API there are (401)"
+    assert f"``{said}``" in table
+    cloud.keystone_faults.always = None
+    resolver._queries._get.__self__._failed_at = 0.0  # instead of waiting for `REST`
+    assert resolver.resolve(ADA).id == ADA_ID
+
+
 def test_catalogue_without_neutron(cloud, neutron, ask, table):
     """R-17."""
     cloud.interfaces = set()
