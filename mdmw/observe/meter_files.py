@@ -54,7 +54,7 @@ class ProcessFiles:
     """
 
     def __init__(self, directory: Path) -> None:
-        directory.mkdir(_ONLY_OWNER, parents=True, exist_ok=True)
+        directory.mkdir(_ONLY_OWNER, exist_ok=True)
         (directory / _LOCK).touch()
         with _locked(directory):
             _add_up_the_gone(directory)
