@@ -47,7 +47,7 @@ class Screen:
     def draw(self, lines: Sequence[str]) -> None:
         """Show these instead of what is there; what is too long is cut off."""
         width, height = shutil.get_terminal_size()
-        text = "\r\n".join(line[:width] + _END_OF_LINE for line in lines[:height])
+        text = "\n".join(line[:width] + _END_OF_LINE for line in lines[:height])
         self._write(_HOME + text + _REST)
 
     def wait_for_key(self, key: str, seconds: float) -> bool:

@@ -13,9 +13,9 @@ _MOST_REQUESTS = 1000  # that are looked through for slow ones
 _SLOWEST = 5
 _LONGEST_PATH = 60
 
-_PLACE = "{:>8} {:>6} {:>6} {:>9} {:>9} {:>9}  {:<10} {}"
+_PLACE = "{:>7} {:>5} {:>6} {:>8} {:>8} {:>8}  {:<44}  {}"
 _PLACE_HEADING = _PLACE.format(
-    "REQ/S", "4XX", "FAILED", "P50", "P99", "TOTAL", "PIPELINE", "NETWORK OR ROUTER"
+    "REQ/S", "4XX", "FAILED", "P50", "P99", "TOTAL", "NETWORK OR ROUTER", "PIPELINE"
 )
 _REQUEST = "{:>9} {:>6}  {:<8}  {:<15}  {:<60}  {}"
 _REQUEST_HEADING = _REQUEST.format("TOOK", "STATUS", "TIME", "ADDRESS", "SLOWEST REQUESTS", "REQUEST ID")
@@ -116,7 +116,7 @@ def _summary(shown: Mapping[str, Any], places: Sequence[Mapping[str, Any]]) -> s
 def _line(place: Mapping[str, Any]) -> str:
     times = (duration(place["p50"]), duration(place["p99"]))
     numbers = (f"{place['rate']:.1f}", place["refused"], place["failed"], *times, place["total"])
-    return _PLACE.format(*numbers, place["pipeline"], f"{place['kind']} {printable(place['id'])}")
+    return _PLACE.format(*numbers, f"{place['kind']} {printable(place['id'])}", place["pipeline"])
 
 
 def _request(request: Mapping[str, Any]) -> str:
