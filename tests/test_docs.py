@@ -13,10 +13,11 @@ import pytest
 from certificates import Authority
 from paste.deploy import loadwsgi
 
-from mdmw import inventory_file, wire
+from mdmw import wire
 from mdmw.cli.main import build_parser
 from mdmw.filters.source_identify import read_listeners
-from mdmw.inventory_store import Caller, InventoryStore
+from mdmw.inventory import file as inventory_file
+from mdmw.inventory.store import Caller, InventoryStore
 from mdmw.resolvers.conformance import ResolverConformance
 from mdmw.wsgi import catalogue, pipelines
 
@@ -78,7 +79,7 @@ class Machine:
     def here(self, text):
         for there in ("/etc/mdmw", "/etc/neutron"):
             text = text.replace(there, str(self.home / "etc"))
-        for there in ("/run/mdmw", "/var/lib/mdmw"):
+        for there in ("/run/mdmw", "/var/lib/mdmw", "/var/log/mdmw"):
             text = text.replace(there, str(self.home))
         return text
 
@@ -183,7 +184,7 @@ def test_every_rule_that_is_explained_is_named_by_a_test(monkeypatch):
 
 
 def test_every_key_of_the_inventory_is_explained():
-    keys = set(re.findall(r'"(\w+)": [\w.]+', (ROOT / "mdmw" / "inventory_format.py").read_text()))
+    keys = set(re.findall(r'"(\w+)": [\w.]+', (ROOT / "mdmw" / "inventory" / "entries.py").read_text()))
     assert {"cidr", "user_data_file", "vf_trusted"} <= keys
     page = (DOC / "inventory.rst").read_text()
     assert [key for key in sorted(keys) if f"``{key}``" not in page] == []

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mdmw.errors import ConfigError
-from mdmw.inventory import Guest
-from mdmw.inventory_file import load
+from mdmw.inventory.file import load
+from mdmw.inventory.values import Guest
 
 SAMPLE = Path(__file__).parents[1] / "etc" / "inventory.yaml"
 

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mdmw import inventory_format
 from mdmw.checked_yaml import document
 from mdmw.errors import ConfigError
-from mdmw.inventory import (
+from mdmw.inventory import entries
+from mdmw.inventory.document import of_entry, of_inventory
+from mdmw.inventory.file import load, written
+from mdmw.inventory.values import (
     Device,
     File,
     Guest,
@@ -25,8 +27,6 @@ from mdmw.inventory import (
     Router,
     Subnet,
 )
-from mdmw.inventory_document import of_entry, of_inventory
-from mdmw.inventory_file import load, written
 
 SAMPLE = Path(__file__).parents[1] / "etc" / "inventory.yaml"
 ID = "44444444-0000-4000-8000-000000000001"
@@ -171,9 +171,9 @@ def test_what_is_written_is_read(tmp_path, inventory):
 @given(inventory=inventories())
 def test_what_is_json_is_read(inventory):
     checks = {
-        "networks": inventory_format.network,
-        "routers": inventory_format.router,
-        "instances": inventory_format.guest,
+        "networks": entries.network,
+        "routers": entries.router,
+        "instances": entries.guest,
     }
     for kind, check in checks.items():
         for entry in getattr(inventory, kind):
@@ -231,7 +231,7 @@ GUEST = {"id": ID, "project_id": "p", "name": "n"}
 def test_mistakes_in_json(more, said):
     """Place, what is wrong, what is allowed; without a file there is no line."""
     with pytest.raises(ConfigError) as error:
-        inventory_format.guest(document(GUEST | more))
+        entries.guest(document(GUEST | more))
     assert str(error.value).startswith(said)
     assert "\n" not in str(error.value)
 
@@ -249,7 +249,7 @@ def test_json_that_is_nested_too_deep():
 @pytest.mark.parametrize("whole", [[], "text", None, 5, True])
 def test_json_that_is_no_object(whole):
     with pytest.raises(ConfigError, match=r"^the document: .* is not allowed here, a mapping is"):
-        inventory_format.guest(document(whole))
+        entries.guest(document(whole))
 
 
 @_anywhere
@@ -258,7 +258,7 @@ def test_any_json(tree):
     """It is read, or there is one line about it."""
     message = ""
     try:
-        inventory_format.guest(document(tree))
+        entries.guest(document(tree))
     except ConfigError as error:
         message = str(error)
     assert "\n" not in message

@@ -12,10 +12,10 @@ from webob import Request
 
 from mdmw.errors import ConfigError
 from mdmw.filters.instance_resolve import make_resolver
-from mdmw.inventory import Inventory
-from mdmw.inventory_file import load
-from mdmw.inventory_source import reloading
-from mdmw.inventory_store import Caller, InventoryStore
+from mdmw.inventory.file import load
+from mdmw.inventory.source import reloading
+from mdmw.inventory.store import Caller, InventoryStore
+from mdmw.inventory.values import Inventory
 from mdmw.node import settings as node_settings
 from mdmw.records import INSTANCE, Scope, Source
 from mdmw.responder.app import app_factory

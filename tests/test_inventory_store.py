@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from test_inventory_document import inventories
 
-from mdmw import inventory_database
 from mdmw.errors import BadRequest, ConfigError, Conflict, NotFound, Outdated, Unavailable
-from mdmw.inventory import Inventory
-from mdmw.inventory_database import KINDS, Reader
-from mdmw.inventory_document import of_entry
-from mdmw.inventory_file import load
-from mdmw.inventory_store import Caller, InventoryStore
+from mdmw.inventory import sqlite
+from mdmw.inventory.document import of_entry
+from mdmw.inventory.file import load
+from mdmw.inventory.sqlite import KINDS, Reader
+from mdmw.inventory.store import Caller, InventoryStore
+from mdmw.inventory.values import Inventory
 
 SAMPLE = load(Path(__file__).parents[1] / "etc" / "inventory.yaml")
 BLUE, GREEN, RED = SAMPLE.networks
@@ -374,8 +374,8 @@ def test_several_threads(store, path):
 
 def test_who_reads_holds_up_nobody(full, path):
     """And goes on reading what was there when it began."""
-    with inventory_database.reading(path) as database:
-        contents = inventory_database.Contents()
+    with sqlite.reading(path) as database:
+        contents = sqlite.Contents()
         assert contents.read(database) == SAMPLE
         full.delete("instances", ADA.id, None, OPS)
         assert contents.read(database) == SAMPLE
@@ -384,7 +384,7 @@ def test_who_reads_holds_up_nobody(full, path):
 
 def test_a_crash_in_the_middle_changes_nothing(full, path):
     def crash():
-        with inventory_database.writing(path) as database:
+        with sqlite.writing(path) as database:
             database.execute("DELETE FROM resources")
             os._exit(0)
 
@@ -399,7 +399,7 @@ def test_a_crash_in_the_middle_changes_nothing(full, path):
 
 
 def test_a_locked_database_is_a_passing_fault(full, path, monkeypatch):
-    monkeypatch.setattr(inventory_database, "_BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.1)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(Unavailable, match="database is locked"):

@@ -25,7 +25,7 @@ from mdmw.admin.served import Served
 from mdmw.admin.settings import OPTIONS
 from mdmw.boundary.base import StartResponse
 from mdmw.errors import MethodNotAllowed, NotFound, PipelineError
-from mdmw.inventory_store import InventoryStore
+from mdmw.inventory.store import InventoryStore
 from mdmw.options import load
 from mdmw.records import Environ
 

@@ -13,7 +13,7 @@ from mdmw.admin import paging
 from mdmw.admin.answers import reply
 from mdmw.admin.call import Call
 from mdmw.errors import BadRequest, NotFound, Outdated
-from mdmw.inventory_store import Caller, Change, InventoryStore, Kind, Resource
+from mdmw.inventory.store import Caller, Change, InventoryStore, Kind, Resource
 
 LOG = logging.getLogger(__name__)
 

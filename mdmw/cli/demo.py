@@ -22,8 +22,8 @@ import requests
 from mdmw.cli.common import add_json, table
 from mdmw.cli.demo_processes import Processes
 from mdmw.cli.privileges import ids_of
-from mdmw.inventory import Guest, Inventory
-from mdmw.inventory_file import load as load_inventory
+from mdmw.inventory.file import load as load_inventory
+from mdmw.inventory.values import Guest, Inventory
 from mdmw.node import sandbox
 from mdmw.node.control import called
 from mdmw.node.messages import MOST_PLACES

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mdmw.errors import Conflict
-from mdmw.inventory_database import KINDS, Reader
-from mdmw.inventory_file import load, written
-from mdmw.inventory_store import Caller, InventoryStore
+from mdmw.inventory.file import load, written
+from mdmw.inventory.sqlite import KINDS, Reader
+from mdmw.inventory.store import Caller, InventoryStore
 
 
 def add_parser(commands: Any) -> None:

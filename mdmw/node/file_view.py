@@ -6,9 +6,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from mdmw import inventory as file
 from mdmw.errors import ConfigError
-from mdmw.inventory import Inventory
+from mdmw.inventory import values as file
+from mdmw.inventory.values import Inventory
 from mdmw.node.view import Bridge, Router, Subnet, View
 from mdmw.resolvers.matching import Port
 

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from mdmw.inventory import Guest, Inventory, Network, Router, Subnet
+from mdmw.inventory.values import Guest, Inventory, Network, Router, Subnet
 from mdmw.node.namespaces import CommandError, run
 from mdmw.records import METADATA_ADDRESS, Scope
 

@@ -143,7 +143,7 @@ def _options(settings: SimpleNamespace) -> Options:
 
 def _of_file(path: Path) -> Callable[[], View]:
     def read() -> View:
-        from mdmw.inventory_file import load
+        from mdmw.inventory.file import load
         from mdmw.node.file_view import view
 
         return view(load(path), path)
@@ -152,7 +152,7 @@ def _of_file(path: Path) -> Callable[[], View]:
 
 
 def _of_database(path: Path) -> tuple[Callable[[], Hashable], Callable[[], View]]:
-    from mdmw.inventory_database import Reader
+    from mdmw.inventory.sqlite import Reader
     from mdmw.node.file_view import view
 
     # A reader that stays would keep the whole inventory in memory.

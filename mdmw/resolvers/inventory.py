@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from oslo_config import cfg
 
-from mdmw import inventory_source
 from mdmw.errors import NotIdentified
-from mdmw.inventory import Guest, Inventory
-from mdmw.inventory import Port as InventoryPort
+from mdmw.inventory import source as inventory_source
+from mdmw.inventory.values import Guest, Inventory
+from mdmw.inventory.values import Port as InventoryPort
 from mdmw.records import Instance, Scope, Source
 from mdmw.resolvers.matching import Port, choose, wanted_mac
 

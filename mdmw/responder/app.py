@@ -16,12 +16,12 @@ from types import SimpleNamespace
 
 from oslo_config import cfg
 
-from mdmw import inventory_source
 from mdmw.boundary.base import App, Terminal
 from mdmw.boundary.body import read_body
 from mdmw.errors import BadRequest, BodyTooLarge, Conflict, MethodNotAllowed, NotFound, PipelineError
-from mdmw.inventory import Guest, Inventory
-from mdmw.inventory_format import MAX_PASSWORD
+from mdmw.inventory import source as inventory_source
+from mdmw.inventory.entries import MAX_PASSWORD
+from mdmw.inventory.values import Guest, Inventory
 from mdmw.options import load, refuse
 from mdmw.records import INSTANCE, SOURCE, Environ, Instance, Source
 from mdmw.reloading import Reloading

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mdmw.inventory import Device, Guest, HostRoute, Network, Port, Subnet
+from mdmw.inventory.values import Device, Guest, HostRoute, Network, Port, Subnet
 from mdmw.responder.pages import JSON, Page
 
 _SEED_BYTES = 512

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from mdmw.inventory import Guest
+from mdmw.inventory.values import Guest
 from mdmw.responder.listings import listings
 from mdmw.responder.pages import TEXT, Page, Pages, lines
 

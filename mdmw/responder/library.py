@@ -3,7 +3,7 @@
 import ipaddress
 from functools import lru_cache
 
-from mdmw.inventory import Guest, Inventory
+from mdmw.inventory.values import Guest, Inventory
 from mdmw.responder import ec2_tree, openstack_tree
 from mdmw.responder.pages import Pages
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from datetime import date
 
-from mdmw.inventory import Guest, Network
+from mdmw.inventory.values import Guest, Network
 from mdmw.responder import documents
 from mdmw.responder.pages import BYTES, JSON, TEXT, Page, Pages, lines
 

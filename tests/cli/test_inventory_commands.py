@@ -5,8 +5,8 @@ import stat
 
 import pytest
 
-from mdmw.inventory_file import load
-from mdmw.inventory_store import Caller, InventoryStore
+from mdmw.inventory.file import load
+from mdmw.inventory.store import Caller, InventoryStore
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from mdmw.cli.demo import Demo, running
-from mdmw.inventory import Guest
+from mdmw.inventory.values import Guest
 
 CLOUD_INIT = Path(__file__).parents[2] / "build" / "cloud-init"
 CRAWL = Path(__file__).with_name("crawl.py")

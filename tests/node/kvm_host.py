@@ -13,8 +13,8 @@ from pathlib import Path
 from socketserver import ThreadingMixIn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from mdmw import inventory_file
 from mdmw.filters import instance_resolve, source_identify
+from mdmw.inventory import file as inventory_file
 from mdmw.node import file_view, namespaces
 from mdmw.node.converge import Report, converge
 from mdmw.node.namespaces import Bind, CommandError, run

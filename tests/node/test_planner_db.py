@@ -10,8 +10,8 @@ from daemon import USER, site
 from kvm_host import ask, made, run, without_clients
 from test_planner_file import Kvm, Network
 
-from mdmw.inventory_file import load
-from mdmw.inventory_store import Caller, InventoryStore
+from mdmw.inventory.file import load
+from mdmw.inventory.store import Caller, InventoryStore
 
 pytestmark = pytest.mark.skipif(bool(without_clients()), reason=f"needs root and: {without_clients()}")
 ROOT = Caller("uid 0")

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_plan import OPTIONS, views
 
-from mdmw import inventory_file
 from mdmw.errors import ConfigError, Unavailable
+from mdmw.inventory import file as inventory_file
 from mdmw.node import file_view
 from mdmw.node.ha_states import HaStates
 from mdmw.node.neutron_view import NeutronView

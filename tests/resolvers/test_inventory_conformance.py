@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from mdmw.inventory_file import load
-from mdmw.inventory_store import Caller, InventoryStore
+from mdmw.inventory.file import load
+from mdmw.inventory.store import Caller, InventoryStore
 from mdmw.resolvers.conformance import ResolverConformance, World
 from mdmw.resolvers.inventory import InventoryResolver
 from mdmw.resolvers.matching import NETWORK_OWNER_PREFIX, ROUTER_INTERFACE_OWNERS

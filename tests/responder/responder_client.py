@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 from wsgiref.validate import validator
 
-from mdmw.inventory_file import load
+from mdmw.inventory.file import load
 from mdmw.records import INSTANCE, SOURCE, Instance
 from mdmw.reloading import ReloadingFile
 from mdmw.responder.app import Responder

@@ -1,0 +1,226 @@
+"""An inventory that is changed resource by resource, with versions, and with a record of each change.
+
+Documents are those of one entry of `etc/inventory.yaml`, as JSON values. What comes back is the
+same thing in one form: addresses normalised, defaults left out, bytes as text or `..._base64`.
+"""
+
+import dataclasses
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mdmw import checked_yaml
+from mdmw.errors import BadRequest, ConfigError, Conflict, NotFound, Outdated, Unavailable
+from mdmw.inventory import changes, sqlite, whole
+from mdmw.inventory.changes import Caller, Change
+from mdmw.inventory.document import Entry, of_entry
+from mdmw.inventory.sqlite import KINDS, Contents, Kind, last_change, places_in
+from mdmw.inventory.values import Inventory
+from mdmw.records import is_uuid
+
+__all__ = ["Caller", "Change", "InventoryStore", "Kind", "Resource"]
+
+Document = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """An entry of the inventory; no other, and no other state of it, has its version (RFC 9110 8.8.3)."""
+
+    kind: Kind
+    id: str
+    version: int
+    document: Document = field(repr=False)  # there are passwords in it
+
+
+class InventoryStore:
+    """The resources of one database; for several threads and processes.
+
+    The database is made when it is not there. `retention` is for how many seconds the record of a
+    change is kept, 0 for ever. Making one raises `ConfigError`; every method raises `Unavailable`
+    when the database cannot be used.
+    """
+
+    def __init__(self, path: str, retention: float = 0.0) -> None:
+        self._path = Path(path)
+        self._retention = retention
+        self._lock = threading.Lock()
+        self._contents = Contents()
+        sqlite.make(self._path)
+        with sqlite.reading(self._path) as database:
+            self._contents.read(database)
+
+    def page(self, kind: Kind, limit: int = 1000, after: str | None = None) -> list[Resource]:
+        """Up to `limit` resources, the oldest first, from behind the one with the id `after`; `NotFound`."""
+        with self._reading() as database:
+            position = 0 if after is None else _row(database, kind, after)["position"]
+            rows = database.execute(
+                "SELECT * FROM resources WHERE kind = ? AND position > ? ORDER BY position LIMIT ?",
+                (kind, position, limit),
+            )
+            return [_resource(row) for row in rows]
+
+    def get(self, kind: Kind, id: str) -> Resource:
+        """One resource; raises `NotFound`."""
+        with self._reading() as database:
+            return _resource(_row(database, kind, id))
+
+    def create(self, kind: Kind, document: Document, caller: Caller) -> Resource:
+        """Add a resource; raises `BadRequest` for the document, `Conflict` when it does not fit others."""
+        entry = _checked(kind, document)
+        with self._writing() as (database, inventory):
+            others = _entries(inventory, kind)
+            if any(other.id == entry.id for other in others):
+                raise Conflict(f"{kind}[{entry.id}] is there already")
+            _check_whole(inventory, kind, [*others, entry])
+            return _put(database, kind, entry, None, caller)
+
+    def replace(
+        self, kind: Kind, id: str, document: Document, version: int | None, caller: Caller
+    ) -> Resource:
+        """Give a resource another document; `version` is what the caller has seen, None for any.
+
+        Raises `NotFound`, `Outdated`, and what `create` does. The same document again is no change.
+        """
+        entry = _checked(kind, document)
+        if entry.id != id:
+            raise BadRequest(f"id: {id} is allowed, since that is what is replaced")
+        with self._writing() as (database, inventory):
+            old = _seen(database, kind, id, version)
+            _check_whole(inventory, kind, [entry if o.id == id else o for o in _entries(inventory, kind)])
+            return _put(database, kind, entry, old, caller)
+
+    def delete(self, kind: Kind, id: str, version: int | None, caller: Caller) -> None:
+        """Take a resource away; raises `NotFound`, `Outdated`, and `Conflict` when another one needs it."""
+        with self._writing() as (database, inventory):
+            old = _seen(database, kind, id, version)
+            _check_whole(inventory, kind, [o for o in _entries(inventory, kind) if o.id != id])
+            _remove(database, old, caller)
+
+    def fill(self, inventory: Inventory, caller: Caller, *, replace: bool = False) -> int:
+        """Make the database say what a checked inventory says, all at once; how many changes that took.
+
+        Raises `Conflict` when it says something already, unless that may be replaced.
+        """
+        with self._writing() as (database, present):
+            if present != Inventory() and not replace:
+                raise Conflict(f"{self._path} has an inventory already")
+            before = last_change(database)
+            there = {
+                (row["kind"], row["id"]): _resource(row)
+                for row in database.execute("SELECT * FROM resources")
+            }
+            wanted = {(kind, entry.id): entry for kind in KINDS for entry in _entries(inventory, kind)}
+            for key, old in there.items():
+                if key not in wanted:
+                    _remove(database, old, caller)
+            for key, entry in wanted.items():
+                _put(database, key[0], entry, there.get(key), caller)
+            return last_change(database) - before
+
+    def changes(
+        self, limit: int = 100, before: int | None = None, kind: Kind | None = None, id: str | None = None
+    ) -> list[Change]:
+        """Up to `limit` changes, the newest first; before the one with a number, of one kind, of one id."""
+        if id is not None and not is_uuid(id):
+            return []
+        with self._reading() as database:
+            return changes.newest(database, limit, before, kind, id)
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with sqlite.reading(self._path) as database:
+                yield database
+        except ConfigError as error:
+            raise Unavailable(str(error)) from None
+
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[sqlite3.Connection, Inventory]]:
+        """The database, and what it says until now."""
+        try:
+            with self._lock, sqlite.writing(self._path) as database:
+                yield database, self._contents.read(database)
+                if self._retention:
+                    changes.forget(database, self._retention)
+        except ConfigError as error:
+            raise Unavailable(str(error)) from None
+
+
+def _checked(kind: Kind, document: Document) -> Entry:
+    try:
+        return KINDS[kind](checked_yaml.document(document))
+    except ConfigError as error:
+        raise BadRequest(str(error)) from None
+
+
+def _check_whole(inventory: Inventory, kind: Kind, entries: Iterable[Entry]) -> None:
+    """The inventory is right with these entries of that kind."""
+    of_kind: dict[str, Any] = {kind: tuple(entries)}
+    changed = dataclasses.replace(inventory, **of_kind)
+    try:
+        whole.check(changed, places_in(changed))
+    except ConfigError as error:
+        raise Conflict(str(error)) from None
+
+
+def _put(
+    database: sqlite3.Connection, kind: Kind, entry: Entry, old: Resource | None, caller: Caller
+) -> Resource:
+    document = of_entry(entry)
+    fields = _differences(old.document if old else {}, document)
+    if old and not fields:
+        return old
+    action = "replace" if old else "create"
+    version = changes.record(database, caller, action, kind, entry.id, old.version if old else None, fields)
+    database.execute(
+        "INSERT INTO resources (kind, id, version, document) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET version = excluded.version, document = excluded.document",
+        (kind, entry.id, version, _text(document)),
+    )
+    return Resource(kind, entry.id, version, document)
+
+
+def _remove(database: sqlite3.Connection, old: Resource, caller: Caller) -> None:
+    fields = list(old.document)
+    changes.record(database, caller, "delete", old.kind, old.id, old.version, fields)
+    database.execute("DELETE FROM resources WHERE kind = ? AND id = ?", (old.kind, old.id))
+
+
+def _seen(database: sqlite3.Connection, kind: Kind, id: str, version: int | None) -> Resource:
+    found = _resource(_row(database, kind, id))
+    if version not in (None, found.version):
+        raise Outdated(f"{kind}[{id}] is version {found.version} now, not {version}")
+    return found
+
+
+def _row(database: sqlite3.Connection, kind: Kind, id: str) -> sqlite3.Row:
+    question = "SELECT * FROM resources WHERE kind = ? AND id = ?"
+    row: sqlite3.Row | None = database.execute(question, (kind, id)).fetchone() if is_uuid(id) else None
+    if row is None:
+        raise NotFound(f"there is no {kind}[{id}]")
+    return row
+
+
+def _resource(row: sqlite3.Row) -> Resource:
+    return Resource(row["kind"], row["id"], row["version"], json.loads(row["document"]))
+
+
+def _entries(inventory: Inventory, kind: Kind) -> tuple[Entry, ...]:
+    entries: tuple[Entry, ...] = getattr(inventory, kind)
+    return entries
+
+
+def _differences(old: Document, new: Document) -> list[str]:
+    """The keys that have not the same value; compared as text, since in Python 1 is True."""
+    before, after = ({name: _text(value) for name, value in each.items()} for each in (old, new))
+    return [name for name in before | after if before.get(name) != after.get(name)]
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
