@@ -130,13 +130,15 @@ class Api:
         """The answer to POST."""
         return self._ask("POST", path, json.dumps(document).encode())
 
-    def pages(self, kind: str) -> Iterator[dict[str, Any]]:
+    def pages(self, kinds: str) -> Iterator[dict[str, Any]]:
         """The parts of a list, `networks` or `routers`."""
-        target: str | None = f"/v1/{kind}?limit={_PAGE}"
-        while target:
-            page = self._ask("GET", target, b"")
+        marker = None
+        while True:
+            page = self.get(f"/v1/{kinds}", limit=_PAGE, marker=marker)
             yield page
-            target = page["next"]
+            if not page["next"]:
+                return
+            marker = page[kinds][-1]["id"]
 
     def _ask(self, method: str, target: str, body: bytes) -> Any:
         status, said = self._exchange(method, target, body)

@@ -9,8 +9,8 @@ import tty
 from collections.abc import Sequence
 from types import TracebackType
 
-_ENTER = "\x1b[?1049h\x1b[?25l"  # the other screen, without a cursor
-_LEAVE = "\x1b[?25h\x1b[?1049l"
+_ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l"  # the other screen, without a cursor; long lines are not wrapped
+_LEAVE = "\x1b[?7h\x1b[?25h\x1b[?1049l"
 _HOME, _END_OF_LINE, _REST = "\x1b[H", "\x1b[K", "\x1b[J"
 _CONTROL_CHARACTERS = 6  # in what tcgetattr gives
 _NONE = b"\0"

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 from mdmw.cli.admin_api import Api, add_command
@@ -61,12 +62,13 @@ def _top(api: Api, arguments: argparse.Namespace) -> int:
 
 
 class _Looks:
-    """Those of the last `_OVER` seconds."""
+    """Those of the last `_OVER` seconds; of the requests only the last ones."""
 
     def __init__(self, first: Look) -> None:
         self._looks = deque([first])
 
     def add(self, one: Look) -> None:
+        self._looks[-1] = replace(self._looks[-1], requests=())
         self._looks.append(one)
         while one.at - self._looks[1].at >= _OVER:
             self._looks.popleft()
