@@ -4,11 +4,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from bench.loads import Figures
-from bench.paths import C_LIMIT, COMBINED, HAPROXY_AGENT, PROXY_AGENT, Row
+from bench.paths import C_LIMIT, COMBINED, HAPROXY_AGENT, OBSERVED, PROXY_AGENT, Row
 
 CLOSED_LOOP_AT_LEAST = {COMBINED: 0.5, HAPROXY_AGENT: 0.5, PROXY_AGENT: 0.25}
 STORM_WALL_AT_MOST = {COMBINED: 1.5}
 IDLE_ABOVE_DIRECT_AT_MOST = 0.0015  # seconds
+OBSERVING_COSTS_AT_MOST = 0.05  # of what combined has on the same server
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,20 @@ def judge(results: Mapping[Row, Figures]) -> Iterator[Verdict]:
             above = {s: f["idle"]["above_direct"] * 1000 for s, f in servers.items()}
             goal = f"{path}: idle p50 at most {IDLE_ABOVE_DIRECT_AT_MOST * 1000} ms above direct"
             yield Verdict(goal, min(above.values()) <= IDLE_ABOVE_DIRECT_AT_MOST * 1000, above)
+    plain, observed = _servers(results, COMBINED), _servers(results, OBSERVED)
+    if both := [server for server in plain if server in observed]:
+        for what, cost in (("closed loop", _rate_lost), ("storm", _wall_gained)):
+            costs = {server: cost(plain[server], observed[server]) for server in both}
+            goal = f"logs, metrics and introspection: {what} at most {OBSERVING_COSTS_AT_MOST:.0%} worse"
+            yield Verdict(goal, min(costs.values()) <= OBSERVING_COSTS_AT_MOST, costs)
+
+
+def _rate_lost(plain: Figures, observed: Figures) -> float:
+    return float(1 - observed["closed_loop"]["rate"] / plain["closed_loop"]["rate"])
+
+
+def _wall_gained(plain: Figures, observed: Figures) -> float:
+    return float(observed["storm"]["wall"] / plain["storm"]["wall"] - 1)
 
 
 def _servers(results: Mapping[Row, Figures], path: str) -> dict[str, Figures]:

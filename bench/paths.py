@@ -9,6 +9,7 @@ from bench import haproxies, pipelines
 from bench.processes import accepts_tcp, accepts_unix, running
 from bench.servers import ONLY_SIGNED_RELAYS, SERVERS, Listener, command
 from bench.topology import METADATA_ADDRESS, Topology, inside, within
+from mdmw.wsgi.pipelines import INI_VARIABLE, NAME_VARIABLE
 
 #: A process that is started on entering, gives its id, and is ended on leaving.
 Process = contextlib.AbstractContextManager[int]
@@ -18,6 +19,7 @@ DIRECT = "direct"
 PROXY_AGENT = "proxy + agent"
 HAPROXY_AGENT = "haproxy + agent"
 COMBINED = "combined"
+OBSERVED = "combined, observed"
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,11 @@ ROWS = (
     Row(C_LIMIT),
     *(
         Row(path, server)
-        for path in (PROXY_AGENT, HAPROXY_AGENT, COMBINED)
+        for path in (PROXY_AGENT, HAPROXY_AGENT)
         for server in SERVERS
         if (path, server) != (HAPROXY_AGENT, ONLY_SIGNED_RELAYS)
     ),
+    *(Row(path, server) for server in SERVERS for path in (COMBINED, OBSERVED)),  # one beside the other
 )
 
 
@@ -56,7 +59,7 @@ class Node:
         self._directory = directory
         self._socket = directory / "agent.sock"
         ini = pipelines.write(directory, self._socket, namespaces.guest_addresses)
-        self._env = {"MDMW_PASTE_INI": str(ini)}
+        self._env = {INI_VARIABLE: str(ini)}
         self._log = directory / "log"
 
     def upstream(self, body: Path) -> Process:
@@ -77,8 +80,8 @@ class Node:
     def _processes(self, row: Row) -> list[Process]:
         if row.path == DIRECT:
             return []
-        if row.path == COMBINED:
-            return [self._outer("combined", row.server)]
+        if row.path in (COMBINED, OBSERVED):
+            return [self._outer("combined" if row.path == COMBINED else "observed", row.server)]
         if row.path == C_LIMIT:
             return [self._c_agent(), self._c_proxy()]
         if row.path == HAPROXY_AGENT:
@@ -102,7 +105,7 @@ class Node:
 
     def _server(self, pipeline: str, server: str, listener: Listener, accepts: Callable[[], bool]) -> Process:
         words = within(self._namespaces.node, command(server, pipeline, listener))
-        return running(words, accepts, self._log, self._env)
+        return running(words, accepts, self._log, {**self._env, NAME_VARIABLE: pipeline})
 
     def _haproxy(self, name: str, text: str, accepts: Callable[[], bool]) -> Process:
         config = self._directory / f"{name}.cfg"

@@ -16,6 +16,18 @@ pipeline = identify-guest to-agent
 pipeline = identify-relay resolve sign to-nova
 [pipeline:combined]
 pipeline = identify-guest resolve sign to-nova
+[pipeline:observed]
+pipeline = access-log metrics introspect identify-guest resolve sign to-nova
+
+[filter:access-log]
+use = egg:mdmw#access-log
+destination = {directory}/access.log
+[filter:metrics]
+use = egg:mdmw#metrics
+metrics_dir = {directory}/metrics
+[filter:introspect]
+use = egg:mdmw#introspect
+introspect_dir = {directory}/processes
 
 [filter:identify-guest]
 use = egg:mdmw#source-identify

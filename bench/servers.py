@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mdmw.cli import servers
+from mdmw.wsgi.pipelines import NAMES
 
 #: Name in the table -> name of `mdmw serve --server`. waitress has one process, all others two.
 SERVERS = {
@@ -31,4 +32,5 @@ class Listener:
 
 def command(server: str, pipeline: str, listener: Listener) -> list[str]:
     """The command line that serves `pipeline` at `listener`."""
-    return servers.command(SERVERS[server], servers.Launch(f"mdmw.wsgi.{pipeline}", (str(listener),)))
+    module = f"mdmw.wsgi.{pipeline if pipeline in NAMES else 'named'}"
+    return servers.command(SERVERS[server], servers.Launch(module, (str(listener),)))
