@@ -12,7 +12,7 @@ from mdmw.doctor.look import ANSWER_WITHIN
 from mdmw.doctor.sockets import obstacle
 
 _NONSENSE = b"?\r\n\r\n"  # refused by whoever answers, without a question to anybody
-_RESTART = ("systemctl restart mdmw-metadata-agent", "journalctl -u mdmw-metadata-agent -n 20")
+_RESTART = ("systemctl restart mdmw-agent  # or mdmw-metadata-agent", "journalctl -u 'mdmw-*agent' -n 20")
 
 
 def check(path: Path, users: Mapping[str, tuple[int, frozenset[int]]]) -> Iterator[Finding]:

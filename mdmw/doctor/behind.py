@@ -85,7 +85,7 @@ def _answered(guest: Known, agent: Path | None, there: Nova | None, notes: Notes
     how = f"GET {_TARGET} for {guest.source}"
     mend = (
         "# the log of the agent says why; its request id is in the answer:",
-        "journalctl -u mdmw-metadata-agent -u mdmw-node -n 20",
+        "journalctl -u 'mdmw-*' -n 20",
     )
     try:
         answer = _of_agent(guest, agent) if agent else _of_nova(guest, there)

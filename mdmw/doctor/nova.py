@@ -35,7 +35,7 @@ _SAME_SECRET = (
     f"mdmw sign {_NOBODY_ID}",
     f"printf %s {_NOBODY_ID} | openssl dgst -sha256 -hmac SECRET",
     "# correct the wrong one, and then:",
-    "systemctl reload mdmw-metadata-agent",
+    "systemctl reload mdmw-agent  # or mdmw-metadata-agent",
 )
 
 
@@ -48,18 +48,18 @@ def check(nova: Nova, address: Address) -> Iterator[Finding]:
     try:
         answer = ask(nova, address, *NOBODY)
     except BackendSlow as error:
-        yield _slow(where, str(error))
+        yield _slow(address, str(error))
         return
     except RequestError as error:
-        mend = (f"curl -v {where}/", "# is nova-api-metadata up, and nova_metadata_host right?")
+        mend = (_curl("-v", address), "# is nova-api-metadata up, and nova_metadata_host right?")
         yield Finding("nova-unreachable", where, str(error), f"GET {_TARGET}", mend)
         return
     took = time.monotonic() - began
     yield from _skew(where, dict(answer.headers).get("Date") or dict(answer.headers).get("date"))
-    if finding := _of_status(answer, where):
+    if finding := _of_status(answer, address):
         yield finding
     elif took > _SLOW:
-        yield _slow(where, f"it took {took:.1f} s to say that an instance is not there")
+        yield _slow(address, f"it took {took:.1f} s to say that an instance is not there")
 
 
 def ask(nova: Nova, address: Address, source: Source, instance: Instance) -> Answer:
@@ -89,7 +89,8 @@ def clock(url: str) -> Iterator[Finding]:
     yield from _skew(url, response.headers.get("Date"))
 
 
-def _of_status(answer: Answer, where: str) -> Finding | None:
+def _of_status(answer: Answer, address: Address) -> Finding | None:
+    where = str(address)
     how = f"GET {_TARGET}, signed for an instance that is not there: {answer.status}"
     if answer.status in _GOOD:
         return None
@@ -99,15 +100,21 @@ def _of_status(answer: Answer, where: str) -> Finding | None:
     if answer.status >= 500:
         return Finding("nova-error", where, what, how, ("journalctl -u nova-api-metadata -n 50  # there",))
     is_it = "# is it Nova that listens there, with service_metadata_proxy = true?"
-    return Finding("nova-answer", where, what, how, (is_it, f"curl -i {where}/"))
+    return Finding("nova-answer", where, what, how, (is_it, _curl("-i", address)))
 
 
-def _slow(where: str, what: str) -> Finding:
+def _slow(address: Address, what: str) -> Finding:
     mend = (
-        f"curl -o /dev/null -w '%{{time_total}}\\n' {where}/",
+        _curl("-o /dev/null -w '%{time_total}\\n'", address),
         "# look at Nova's load, database and message bus",
     )
-    return Finding("nova-slow", where, what, f"GET {_TARGET}", mend)
+    return Finding("nova-slow", str(address), what, f"GET {_TARGET}", mend)
+
+
+def _curl(words: str, address: Address) -> str:
+    if address.scheme == "unix":
+        return f"curl {words} --unix-socket {address.path} http://localhost/"
+    return f"curl {words} {address}/"
 
 
 def _skew(where: str, date: str | None) -> Iterator[Finding]:
