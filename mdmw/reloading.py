@@ -13,6 +13,8 @@ from mdmw.errors import ConfigError
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
+_A_MOMENT = 0.05  # seconds
+
 _Stamp = tuple[int, int, int]
 
 
@@ -44,6 +46,18 @@ class Reloading(Generic[T]):
                 self._next_look = time.monotonic() + self._interval
             finally:
                 self._lock.release()
+        return self._value
+
+    def newest(self) -> T:
+        """As `value`, whatever the interval: for who does not find something, and would say so for good.
+
+        What was looked at a moment ago is new enough, so that a flood of these costs little.
+        """
+        with self._lock:
+            now = time.monotonic()
+            if now >= self._next_look - self._interval + _A_MOMENT:
+                self._refresh()
+                self._next_look = now + self._interval
         return self._value
 
     def _refresh(self) -> None:

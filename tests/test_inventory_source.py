@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from webob import Request
 
-from mdmw.errors import ConfigError
+from mdmw.errors import ConfigError, NotIdentified
 from mdmw.filters.instance_resolve import make_resolver
 from mdmw.inventory.file import load
 from mdmw.inventory.source import reloading
@@ -183,3 +183,33 @@ def test_a_process_that_is_forked_reads_on(store, path):
     process.start()
     process.join(60)
     assert process.exitcode == 2
+
+
+# --- nobody is sent away for good by what is no longer so -----------------------------------------
+
+
+@pytest.fixture
+def a_moment_later(monkeypatch):
+    """Too late to be the same moment, and too early for the next look."""
+    began = time.monotonic()
+    return lambda: monkeypatch.setattr("mdmw.reloading.time.monotonic", lambda: began + 0.2)
+
+
+def test_a_guest_that_is_new_is_not_refused(tmp_path, a_moment_later):
+    """R-6, spec 6: cloud-init gives up on its first 404. The responder behind it knows the guest too."""
+    path = tmp_path / "inventory.yaml"
+    text = ETC.read_text()
+    here = f"mac: {BEN.ports[0].mac}\n        addresses: [{BEN.ports[0].addresses[0]}]"
+    assert here in text
+    other = text.replace(here, here.replace(".5]", ".6]"))
+    path.write_text(other.replace(BEN.id, "aaaaaaaa-0000-4000-8000-000000000001"))
+    resolver = make_resolver({}, {"resolver": "inventory", "inventory_file": str(path)})
+    responder = app_factory({}, inventory_file=str(path), password_db=str(tmp_path / "passwords"))
+    source = Source(BEN.ports[0].addresses[0], Scope("network", BEN.ports[0].network_id))
+    with pytest.raises(NotIdentified):
+        resolver.resolve(source)
+    path.write_text(text)
+    a_moment_later()
+    request = Request.blank("/openstack/latest/meta_data.json")
+    request.environ[INSTANCE] = resolver.resolve(source)
+    assert request.get_response(responder).json["uuid"] == BEN.id

@@ -2,9 +2,11 @@
 
 import logging
 import os
+import threading
 
 import pytest
 
+from mdmw import reloading
 from mdmw.errors import ConfigError
 from mdmw.reloading import ReloadingFile
 
@@ -68,3 +70,36 @@ def test_an_unchanged_file_is_not_parsed_again(path):
     reads = []
     file = ReloadingFile(str(path), lambda p: reads.append(p) or len(reads), interval=0)
     assert [file.value(), file.value()] == [1, 1]
+
+
+def test_who_finds_nothing_need_not_wait_for_the_next_look(path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(reloading.time, "monotonic", lambda: now[0])
+    file = ReloadingFile(str(path), parse, interval=10)
+    path.write_text("three")
+    assert (file.value(), file.newest()) == ("one", "one")  # it was looked at a moment ago
+    now[0] += 0.1
+    assert (file.value(), file.newest(), file.value()) == ("one", "three", "three")
+
+
+@pytest.mark.parametrize("what", ["newest", "value"])
+def test_who_asks_for_the_newest_waits_for_who_is_reading(path, what):
+    """Whoever asks for `value` does not."""
+    reading, go_on = threading.Event(), threading.Event()
+
+    def slow(path):
+        if threading.current_thread() is not threading.main_thread():
+            reading.set()
+            assert go_on.wait(10)
+        return parse(path)
+
+    file = ReloadingFile(str(path), slow, interval=0)
+    path.write_text("three")
+    other = threading.Thread(target=file.value)
+    other.start()
+    assert reading.wait(10)
+    if what == "newest":
+        threading.Timer(0.1, go_on.set).start()
+    assert getattr(file, what)() == {"newest": "three", "value": "one"}[what]
+    go_on.set()
+    other.join()

@@ -53,6 +53,8 @@ def _top(api: Api, arguments: argparse.Namespace) -> int:
     if arguments.once:
         _print(view(first, None), arguments)
         return 0
+    # A shell starts what it puts in the background deaf to Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):  # also then the terminal is put right
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     watch = _watch_lines if arguments.json or not sys.stdout.isatty() else _watch

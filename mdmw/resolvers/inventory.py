@@ -26,17 +26,15 @@ class InventoryResolver:
         self._tables = inventory_source.reloading(settings, _Tables)
 
     def resolve(self, source: Source, *, fresh: bool = False) -> Instance:  # noqa: ARG002 - nothing is cached
-        """The one instance behind `source` (spec 2.1)."""
+        """The one instance behind `source` (spec 2.1); nobody is sent away by what is no longer so."""
         tables = self._tables.value()
-        mac = wanted_mac(source)
-        reach = tables.reach(source.scope)
-        if mac:
-            keys = [(network, mac) for network in reach.networks]
-            ports = [port for key in keys for port in tables.by_mac.get(key, ())]
-        else:
-            keys = [(network, source.address) for network in reach.networks]
-            ports = [port for key in keys for port in tables.by_address.get(key, ())]
-        return choose(ports, source, reach.subnets)
+        try:
+            return tables.find(source)
+        except NotIdentified:
+            newest = self._tables.newest()
+            if newest is tables:
+                raise
+        return newest.find(source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +61,18 @@ class _Tables:
             self.by_mac.setdefault((port.network_id, port.mac), []).append(port)
             for address, _subnet in port.fixed_ips:
                 self.by_address.setdefault((port.network_id, address), []).append(port)
+
+    def find(self, source: Source) -> Instance:
+        """The one instance behind `source`; raises `NotIdentified` and `Contradiction`."""
+        mac = wanted_mac(source)
+        reach = self.reach(source.scope)
+        if mac:
+            keys = [(network, mac) for network in reach.networks]
+            ports = [port for key in keys for port in self.by_mac.get(key, ())]
+        else:
+            keys = [(network, source.address) for network in reach.networks]
+            ports = [port for key in keys for port in self.by_address.get(key, ())]
+        return choose(ports, source, reach.subnets)
 
     def reach(self, scope: Scope) -> _Reach:
         """R-1 and R-2; a router without interfaces reaches nobody."""

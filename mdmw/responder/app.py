@@ -117,8 +117,11 @@ class Responder(Terminal):
         _check_method(environ["REQUEST_METHOD"], place)
         if path == "/":
             return _EC2_VERSIONS
+        instance = _instance(environ)
         library = self._library.value()
-        guest = _guest(environ, library, place)
+        if library.guest(instance.id) is None:
+            library = self._library.newest()  # it was identified, perhaps by a newer inventory
+        guest = _guest(instance, library, place, environ["REQUEST_METHOD"])
         if self._tokens and not (place and place.resource == paths.TOKEN):
             self._tokens.check(environ, guest.id)
         page = place and self._pages[place.resource](_Request(environ, place, library, guest))
@@ -181,15 +184,19 @@ def _check_method(method: str, place: Place | None) -> None:
         raise MethodNotAllowed(f"{method} is not for this path", allowed)
 
 
-def _guest(environ: Environ, library: Library, place: Place | None) -> Guest:
-    """The guest that was identified, if the inventory agrees about its project (spec 3.2)."""
+def _instance(environ: Environ) -> Instance:
     instance: Instance | None = environ.get(INSTANCE)
     if instance is None:
         raise PipelineError("responder needs instance-resolve or hmac-verify before it")
+    return instance
+
+
+def _guest(instance: Instance, library: Library, place: Place | None, method: str) -> Guest:
+    """The guest that was identified, if the inventory agrees about its project (spec 3.2)."""
     guest = library.guest(instance.id)
     if guest is None:
         problem = f"instance {instance.id} is not in the inventory"
-        if place and place.resource == paths.PASSWORD and environ["REQUEST_METHOD"] == "POST":
+        if place and place.resource == paths.PASSWORD and method == "POST":
             raise BadRequest(problem)  # spec 7.4
         raise NotFound(problem)
     if guest.project_id != instance.project_id:

@@ -29,11 +29,11 @@ def told(directory, number):
 def test_the_metadata_agent(peers, tmp_path):
     """Its master reads its files again, once for both workers."""
     ini = tmp_path / "own.ini"
-    text = PACKAGED.read_text().replace("pipeline = ", "pipeline = introspect ")
-    ini.write_text(text + INTROSPECT.format(tmp_path / "p"))
+    text = PACKAGED.read_text().replace("run = /run/mdmw", f"run = {tmp_path}")
+    ini.write_text(text.replace("pipeline = identify", "pipeline = introspect identify"))
     command = agent_files(tmp_path, peers.unix(verifying(["s3cret"])))
     with running(command, LISTENING, MDMW_PASTE_INI=str(ini)) as agent:
-        answers = told(tmp_path / "p", 2)
+        answers = told(tmp_path / "processes", 2)
         assert [answer["reloads"] for answer in answers] == [True, True]
         agent.wait_for("the new configuration is in service")
         assert agent.count("SIGHUP: the new configuration") == 1

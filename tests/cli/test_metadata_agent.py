@@ -446,12 +446,12 @@ def test_its_workers_can_be_asked_and_those_after_a_reload_too(nova, tmp_path):
     """With the filter introspect in a pipeline of one's own; the master is not one of those that serve."""
     ini = tmp_path / "own.ini"
     packaged = (INVENTORY.parent / "metadata-agent.ini").read_text()
-    introspect = f"[filter:introspect]\nuse = egg:mdmw#introspect\nintrospect_dir = {tmp_path}/p\n"
-    ini.write_text(packaged.replace("pipeline = ", "pipeline = introspect ") + "\n" + introspect)
+    packaged = packaged.replace("run = /run/mdmw", f"run = {tmp_path}")
+    ini.write_text(packaged.replace("pipeline = identify", "pipeline = introspect identify"))
     with running(agent_files(tmp_path, nova), LISTENING, MDMW_PASTE_INI=str(ini)) as agent:
 
         def workers():
-            return {reply.pid for reply in processes.ask(tmp_path / "p", "process") if not reply.problem}
+            return {reply.pid for reply in processes.ask(tmp_path / "processes", "process") if not reply.problem}
 
         first = wait_until(lambda: len(workers()) == 2 and workers())
         assert agent.process.pid not in first

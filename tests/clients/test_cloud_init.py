@@ -129,6 +129,8 @@ def test_spec_6_cloud_init_reads_the_ec2_tree(crawled):
 def test_spec_6_a_boot_is_28_requests(tmp_path, monkeypatch):
     """Spec 6: 28 requests for the typical guest, which reach the agent and Nova, and are answered."""
     log = tmp_path / "access.log"
+    log.touch()
+    log.chmod(0o666)  # the demo's servers are not root
     monkeypatch.setenv("GUNICORN_CMD_ARGS", f"--access-logfile {log} --access-logformat '%(s)s %(U)s'")
     with running(in_namespaces=True, inventory_file=TYPICAL) as demo:
         found = crawl(demo, demo.inventory.instances[0], tmp_path)
