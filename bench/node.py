@@ -25,10 +25,12 @@ from bench.processes import accepts_unix, memory, running
 from bench.topology import METADATA_ADDRESS, inside, within
 from mdmw.node.control import Caller, ControlError, called
 
+_IN_MEMORY = "/dev/shm"  # as /run is, where the daemon has its files; a disk may take milliseconds
 _GUEST = "10.77.0.5"
 _LOADERS = 8  # generators at a time
 _CONNECTIONS = 32  # of all of them
 _AT_ONCE = 100
+_REFUSALS = 5  # for each attachment, which takes that many times as long
 _PATIENCE = 60.0
 _WARM_UP = 2  # seconds
 _SYSCTLS = {
@@ -72,7 +74,7 @@ def main() -> None:
     parser.add_argument("--attach-rounds", type=int, default=3, help="all attached, and detached again")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="mdmw-bench-") as name:
+    with tempfile.TemporaryDirectory(prefix="mdmw-bench-", dir=_IN_MEMORY) as name:
         home = Path(name)
         home.chmod(0o755)
         (home / "api-paste.ini").write_text(_INI.format(home=home))
@@ -96,6 +98,7 @@ def _measure(home: Path, pid: int, names: list[str], arguments: argparse.Namespa
             if turn:
                 _detach(caller, names)
             figures[f"attach, ms, round {turn + 1}"] = _attach(caller, names, waits)
+            figures[f"a question about nothing, ms, round {turn + 1}"] = _refusals(caller, names)
         _ask_in_each(names)
         figures["processes"] = len(_family(pid))
         figures["MiB (PSS of all processes)"] = _mib(memory([pid]))
@@ -143,6 +146,20 @@ def _attach(caller: Caller, names: list[str], waits: "_Waits") -> dict[str, dict
             alone.append(max(0.0, took[-1] - (waits.so_far() - waited) * 1000))
     os.close(pidfd)
     return {"in all": _distribution(took), "without waiting for a processor": _distribution(alone)}
+
+
+def _refusals(caller: Caller, names: list[str]) -> dict[str, float]:
+    """The same way there and back, with nothing to do: whatever is slow here is this machine.
+
+    As many questions as take the time of the attaching.
+    """
+    took = []
+    for _ in range(_REFUSALS * len(names)):
+        began = time.perf_counter()
+        with contextlib.suppress(ControlError):
+            caller.tell("detach", name="nobody")
+        took.append((time.perf_counter() - began) * 1000)
+    return _distribution(took)
 
 
 def _distribution(values: list[float]) -> dict[str, float]:

@@ -29,7 +29,7 @@ from mdmw.node.messages import MOST_PLACES
 from mdmw.node.namespaces import Bind
 from mdmw.node.planner import Planner
 from mdmw.node.spawn import Identity
-from mdmw.node.status import PlanState, State, Status
+from mdmw.node.status import PlanState, Status
 from mdmw.node.supervisor import Supervisor
 from mdmw.node.upkeep import Upkeep
 from mdmw.records import Scope
@@ -99,7 +99,11 @@ class Keeper:
             if settings.plan
             else None
         )
-        self._file = Status(self._loop, settings.directory, settings.identity.gid, self._began, self._state)
+        self._status_file = Status(
+            *(self._loop, settings.directory, settings.identity.gid, self._began),
+            plan=self._state_of_plan,
+            may_tell=self._has_the_say,
+        )
 
     def run(self) -> int:
         """Serve until a signal ends it, or a new keeper takes over; the exit status."""
@@ -112,7 +116,7 @@ class Keeper:
         else:
             self._renew()
         self._loop.after(_LOOK_EVERY, self._look)
-        self._file.tick()
+        self._status_file.tick()
         gc.freeze()  # who looks for garbage among what was imported holds up whoever attaches
         self._loop.run()
         return self._status
@@ -252,20 +256,18 @@ class Keeper:
             self._supervisor.keep(listener)
         else:
             self._supervisor.release(self._held.pop(key))
+        self._status_file.changed(key, listener)
 
-    def _state(self) -> State | None:
-        if not self._has_the_say():
-            return None
+    def _state_of_plan(self) -> PlanState | None:
         if not self._planner:
-            return State(tuple(self._listeners), None)
+            return None
         upkeep = self._upkeep
         refused = [
             f"{bind} in {namespace}: cannot listen: {os.strerror(number or 0)}"
             for (namespace, bind), number in self._refused.items()
         ]
         problems = (*upkeep.problems, *refused)
-        plan = PlanState(self._settings.plan_source, upkeep.planned, upkeep.applied, problems)
-        return State(tuple(self._listeners), plan)
+        return PlanState(self._settings.plan_source, upkeep.planned, upkeep.applied, problems)
 
     def _has_the_say(self) -> bool:
         """No other keeper does, or soon will."""

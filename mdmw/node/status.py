@@ -37,61 +37,65 @@ class PlanState:
     problems: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """All that is told; `plan` is None where nobody plans."""
-
-    listeners: tuple[Listener, ...]
-    plan: PlanState | None
-
-
 class Status:
     """Writes the file in `directory`, for root and the group of the workers.
 
-    `describe` gives the state, or None while another keeper has the say.
+    `plan` gives the state of the plan, or None where nobody plans; `may_tell` is false while another keeper
+    has the say.
     """
 
     def __init__(
-        self, loop: Loop, directory: Path, group: int, since: float, describe: Callable[[], State | None]
+        self,
+        loop: Loop,
+        directory: Path,
+        group: int,
+        since: float,
+        plan: Callable[[], PlanState | None],
+        may_tell: Callable[[], bool],
     ) -> None:
         self._loop = loop
         self._path = directory / FILE
         self._group = group
         self._since = since
-        self._describe = describe
-        self._written: State | None = None
-        self._texts: dict[int, tuple[Listener, str]] = {}  # by the id() of the listener
+        self._plan = plan
+        self._may_tell = may_tell
+        # By key. Made one at a time: who attaches the next does not wait until all are.
+        self._listeners: dict[int, str] = {}
+        self._written: tuple[PlanState | None, ...] = ()
         self._seldom = Seldom()
+
+    def changed(self, key: int, listener: Listener | None) -> None:
+        """There is another listener, or one less."""
+        if listener:
+            self._listeners[key] = _json(_listener(listener))
+        else:
+            self._listeners.pop(key, None)
+        self._written = ()
 
     def tick(self) -> None:
         """Once a second, beginning now."""
-        state = self._describe()
-        if state is not None and state != self._written:
+        plan = self._plan()
+        if self._written != (plan,) and self._may_tell():
             try:
-                self._write(state)
+                self._write(plan)
             except OSError as error:
                 if self._seldom.due(self):
                     LOG.warning("%s cannot be written: %s (said once a minute)", self._path, error.strerror)
             else:
-                self._written = state
+                self._written = (plan,)
         self._loop.after(_EVERY, self.tick)
 
-    def _write(self, state: State) -> None:
+    def _write(self, plan: PlanState | None) -> None:
+        head = _json(_document(plan, self._since)).removesuffix("}")
+        text = f'{head},"listeners":[{",".join(self._listeners.values())}]}}'
         temporary = self._path.with_suffix(".new")
         temporary.unlink(missing_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor has no path
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor has no path
             os.fchown(descriptor, -1, self._group)
             os.fchmod(descriptor, 0o640)
-            file.write(self._text(state))
+            file.write(text.encode())
         temporary.replace(self._path)
-
-    def _text(self, state: State) -> str:
-        """JSON; that of a listener is made once, or who attaches another waits until it is of a thousand."""
-        known = self._texts
-        self._texts = {id(one): known.get(id(one)) or (one, _json(_listener(one))) for one in state.listeners}
-        listeners = ",".join(text for _, text in self._texts.values())
-        return f'{_json(_document(state, self._since)).removesuffix("}")},"listeners":[{listeners}]}}'
 
 
 def _json(value: object) -> str:
@@ -108,9 +112,8 @@ def _listener(listener: Listener) -> dict[str, Any]:
     }
 
 
-def _document(state: State, since: float) -> dict[str, Any]:
+def _document(plan: PlanState | None, since: float) -> dict[str, Any]:
     """Without the listeners."""
-    plan = state.plan
     return {
         "version": VERSION,
         "pid": os.getpid(),
