@@ -1,5 +1,6 @@
 """What mdmw has to reach, as ratios to the C limit of the same run."""
 
+import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -47,8 +48,8 @@ def judge(results: Mapping[Row, Figures]) -> Iterator[Verdict]:
     if both := [server for server in plain if server in observed]:
         for what, cost in (("closed loop", _rate_lost), ("storm", _wall_gained)):
             costs = {server: cost(plain[server], observed[server]) for server in both}
-            goal = f"logs, metrics and introspection: {what} at most {OBSERVING_COSTS_AT_MOST:.0%} worse"
-            yield Verdict(goal, min(costs.values()) <= OBSERVING_COSTS_AT_MOST, costs)
+            goal = f"logs, metrics, introspection: {what} at most {OBSERVING_COSTS_AT_MOST:.0%} worse, median"
+            yield Verdict(goal, statistics.median(costs.values()) <= OBSERVING_COSTS_AT_MOST, costs)
 
 
 def _rate_lost(plain: Figures, observed: Figures) -> float:
