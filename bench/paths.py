@@ -19,7 +19,7 @@ DIRECT = "direct"
 PROXY_AGENT = "proxy + agent"
 HAPROXY_AGENT = "haproxy + agent"
 COMBINED = "combined"
-OBSERVED = "combined, observed"
+OBSERVED = "observed"
 
 
 @dataclass(frozen=True)

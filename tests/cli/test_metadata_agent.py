@@ -451,7 +451,8 @@ def test_its_workers_can_be_asked_and_those_after_a_reload_too(nova, tmp_path):
     with running(agent_files(tmp_path, nova), LISTENING, MDMW_PASTE_INI=str(ini)) as agent:
 
         def workers():
-            return {reply.pid for reply in processes.ask(tmp_path / "processes", "process") if not reply.problem}
+            replies = processes.ask(tmp_path / "processes", "process")
+            return {reply.pid for reply in replies if not reply.problem}
 
         first = wait_until(lambda: len(workers()) == 2 and workers())
         assert agent.process.pid not in first
