@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-ON_NODES := tests/node tests/cli tests/clients
+ON_NODES := tests/node tests/cli tests/clients tests/doctor tests/operations
 
 .DEFAULT_GOAL := help
 .PHONY: help run test .test-on-nodes .test-elsewhere test-node test-openstack bench bench-openstack docs lint format clean
