@@ -53,9 +53,10 @@ bench-openstack: $(VENV)/.test ## the storm beside Neutron's own agent (root, De
 	@tools/need ip=iproute2 nft=nftables
 	MDMW_OPENSTACK=build/openstack PYTHONPATH=tests/openstack $(BIN)/python -m bench.incumbent
 
-bench-node: $(VENV)/.test ## a thousand namespaces on one daemon (root; about four minutes)
+bench-node: $(VENV)/.test ## a thousand namespaces on one daemon (root; about eight minutes)
 	@tools/need ip=iproute2
 	$(BIN)/python -m bench.node
+	$(BIN)/python -m bench.node_planned
 	$(BIN)/python -m bench.node_servers
 
 docs: $(VENV)/.test ## the documentation, into doc/_build/html; a warning is an error
