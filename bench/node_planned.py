@@ -89,7 +89,7 @@ def _look(pid: int) -> tuple[int, float]:
             peak = max(peak, memory([pid]))
         if time.monotonic() > deadline:
             raise SystemExit("no look")
-        time.sleep(_SAMPLE_EVERY)
+        time.sleep(_SAMPLE_EVERY)  # between two samples of its memory
     return peak, seconds
 
 
@@ -108,7 +108,7 @@ def _wait_for(home: Path, listeners: int) -> None:
                 return
         if time.monotonic() > deadline:
             raise SystemExit((home / "log").read_text()[-2000:])
-        time.sleep(0.5)
+        time.sleep(0.5)  # the daemon tells nobody when all is served
 
 
 @contextlib.contextmanager
