@@ -5,6 +5,7 @@ MDMW_WORKERS, MDMW_THREADS, MDMW_UMASK, MDMW_HEADER_TIMEOUT. The command line wi
 """
 
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -45,7 +46,30 @@ errorlog = "-"
 accesslog = None
 
 
+_STOPS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
+
+
 def on_starting(arbiter):
+    """Mend how gunicorn starts workers and reloads, for as long as it runs."""
+    _hold_stops(arbiter)
+    _check_before_reload(arbiter)
+
+
+def _hold_stops(arbiter):
+    """Keep back what a worker would not hear, before it has its own handlers; it would stay graceful_timeout."""
+    spawn = arbiter.spawn_worker
+
+    def spawn_worker():
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+        try:
+            return spawn()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+
+    arbiter.spawn_worker = spawn_worker
+
+
+def _check_before_reload(arbiter):
     """Have SIGHUP look at the pipeline first: workers that cannot load it would end the server."""
     reload = arbiter.handle_hup
 
@@ -61,7 +85,8 @@ def on_starting(arbiter):
 
 
 def post_worker_init(worker):
-    """Have the kernel end the wait of a thread for a silent guest; gthread itself waits forever."""
+    """Hear what was kept back; and have the kernel end the wait for a silent guest: gthread waits forever."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     for listener in worker.sockets:
         if listener.family != socket.AF_UNIX:  # accepted TCP sockets inherit it
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _header_timeout, 0))

@@ -119,10 +119,6 @@ class _Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         desk.open_all()
         super().run()
 
-    def init_signals(self) -> None:
-        super().init_signals()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
-
 
 class OneProcess(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """A worker without a master: threads in this process serve `listeners` until SIGTERM.

@@ -5,6 +5,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,16 @@ from .pipelines import ADA
 from .running import connected, started
 
 ETC = GUNICORN_CONF.parent
+
+# The first worker is told to stop before gunicorn has given it handlers of its own.
+_STOPPED_EARLY = """
+import os, runpy, signal
+globals().update(runpy.run_path({conf!r}))
+
+def post_fork(arbiter, worker):
+    if worker.age == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+"""
 
 # As systemd does it: the socket is file descriptor 3 of the process whose number is said.
 _ACTIVATE = """
@@ -117,6 +128,21 @@ def test_a_bad_file_ends_the_server_with_one_line(server: str, directory: Path) 
     said = done.stdout + done.stderr
     assert done.returncode != 0, said
     assert f"mdmw: {bad}: " in said
+
+
+@pytest.mark.parametrize("server", ["gunicorn", "gunicorn-gevent"])
+def test_a_worker_that_is_stopped_while_it_starts_stops(server: str, directory: Path, ini: Path) -> None:
+    """And does not wait for graceful_timeout: the signal is kept until somebody hears it."""
+    listener, log = Listener(directory / f"early-{server}"), directory / f"early-{server}.log"
+    conf = directory / f"early-{server}.conf.py"
+    conf.write_text(_STOPPED_EARLY.format(conf=str(GUNICORN_CONF)))
+    launch = SERVERS[server]("agent", (listener,), 1)
+    command = [str(conf) if word.endswith("gunicorn.conf.py") else word for word in launch.command]
+    with started(Launch(command, launch.environ), ini, (listener,), None, log):
+        deadline = time.monotonic() + 20
+        while log.read_text().count("Booting worker") < 2:
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.02)  # a log cannot say when it grows
 
 
 @pytest.mark.parametrize("unit", sorted((ETC / "systemd").glob("mdmw-*")), ids=lambda unit: unit.name)
