@@ -194,9 +194,10 @@ class Link:
         self._flush()
 
     def change(self, key: int) -> None:
-        """Tell of a listener that has come or gone."""
+        """Tell of a listener that has come or gone, when whoever asked for it has its answer."""
+        if not self._changed:
+            self._loop.after(0, self._flush)
         self._changed[key] = None
-        self._flush()
 
     def say(self, word: str) -> None:
         """A message without more to it."""
@@ -217,6 +218,8 @@ class Link:
         self.say("alive")
 
     def _flush(self) -> None:
+        if self._channel.sock.fileno() < 0:
+            return
         try:
             while self._changed:
                 key = next(iter(self._changed))

@@ -7,17 +7,20 @@ listen in all of them while it lives outside (design 1).
 import contextlib
 import ctypes
 import fcntl
+import logging
 import os
 import socket
 import subprocess
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mdmw.errors import MdmwError
 
+LOG = logging.getLogger(__name__)
+
 RUN_NETNS = Path("/run/netns")
+_OWN = "/proc/thread-self/ns/net"
 _NO_IPV6 = Path("/proc/sys/net/ipv6/conf/all/disable_ipv6")
 _CLONE_NEWNET = 0x40000000
 _SIOCGSKNS = 0x894C  # linux/sockios.h: the namespace of a socket
@@ -73,24 +76,38 @@ def listen_in(descriptor: int, binds: Sequence[Bind]) -> list[socket.socket]:
     keep the SYN for `peer_mac`.
     """
     sockets: list[socket.socket] = []
-    errors: list[OSError] = []
-
-    def enter_and_open() -> None:
+    with _inside(descriptor):
         try:
-            _enter(descriptor)
             for bind in binds:
                 sockets.append(_open(bind))  # noqa: PERF401 - what was opened before an error is closed below
-        except OSError as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=enter_and_open)  # setns is per thread: this one moves and ends
-    thread.start()
-    thread.join()
-    if errors:
-        for sock in sockets:
-            sock.close()
-        raise errors[0]
+        except OSError:
+            for sock in sockets:
+                sock.close()
+            raise
     return sockets
+
+
+@contextlib.contextmanager
+def _inside(descriptor: int) -> Iterator[None]:
+    """This thread is in another namespace for the length of the block; raises OSError."""
+    home = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _enter(descriptor)
+        try:
+            yield
+        finally:
+            _return(home)
+    finally:
+        os.close(home)
+
+
+def _return(home: int) -> None:
+    """A process that cannot leave the namespace of guests must not go on."""
+    try:
+        _enter(home)
+    except OSError:
+        LOG.critical("the way back from a namespace is barred; this process ends")
+        os.abort()
 
 
 def namespace_inode(descriptor: int) -> int:

@@ -196,6 +196,7 @@ def test_a_keeper_that_is_killed(place: Site, is_supervised: bool) -> None:
     keeper = place.started()
     place.want(*map(listener, NETWORKS))
     workers = place.workers(keeper)
+    assert len(place.listeners()) == len(NETWORKS)  # and the workers have been told of them
     keeper.kill()
     keeper.wait()
     for network in NETWORKS:
