@@ -56,7 +56,7 @@ def on_starting(arbiter):
 
 
 def _hold_stops(arbiter):
-    """Keep back what a worker would not hear, before it has its own handlers; it would stay graceful_timeout."""
+    """Keep back what a worker would not hear: it would stay for graceful_timeout."""
     spawn = arbiter.spawn_worker
 
     def spawn_worker():
