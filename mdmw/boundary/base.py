@@ -1,11 +1,11 @@
 """What all filters share: the boundary at which an error becomes an answer."""
 
-import time
 from collections.abc import Callable, Iterable
+from time import perf_counter
 from typing import Any, ClassVar
 
 from mdmw.boundary.answers import answer
-from mdmw.observe.journal import note_stage
+from mdmw.observe.journal import current
 from mdmw.records import Environ
 
 StartResponse = Callable[..., Any]
@@ -30,13 +30,13 @@ class Filter:
         self._app = app
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        began = time.perf_counter()
         try:
             self.prepare(environ)
         except Exception as error:
             return answer(error, environ)(environ, start_response)
         finally:
-            note_stage(self.stage, began)
+            if (journal := current()) is not None:
+                journal.ends.append((self.stage, perf_counter()))
         return self._app(environ, start_response)
 
     def prepare(self, environ: Environ) -> None:
@@ -52,13 +52,13 @@ class Terminal:
     provides: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        began = time.perf_counter()
         try:
             response = self.respond(environ)
         except Exception as error:
             response = answer(error, environ)
         finally:
-            note_stage(self.stage, began)
+            if (journal := current()) is not None:
+                journal.ends.append((self.stage, perf_counter()))
         return response(environ, start_response)
 
     def respond(self, environ: Environ) -> App:

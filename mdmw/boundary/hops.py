@@ -9,6 +9,9 @@ from mdmw.observe.journal import current
 from mdmw.observe.trace_context import TraceContext, parse
 from mdmw.records import Environ
 
+_ID_NAME = wire.REQUEST_ID.lower()
+_ID_LENGTH = len(_ID_NAME)
+
 
 def take_over(environ: Environ) -> None:
     """The request comes from a trusted hop: its id goes on, and its trace."""
@@ -41,5 +44,5 @@ def answered(headers: wire.Headers) -> None:
     if journal is None:
         return
     for name, value in headers:
-        if name.lower() == wire.REQUEST_ID.lower():
+        if len(name) == _ID_LENGTH and name.lower() == _ID_NAME:
             journal.request_id = wire.request_id(value) or journal.request_id

@@ -1,10 +1,15 @@
 """What observing filters share: one journal for each request, handed to all of them when it is over."""
 
-from collections.abc import Callable, Iterable, Iterator
+import atexit
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
 from time import perf_counter
 from typing import Any
 
 from mdmw.boundary.base import App, StartResponse
+from mdmw.observe.batch import Batch, Losses
 from mdmw.observe.journal import Journal, Observer, current, enter, leave
 from mdmw.records import INSTANCE, SOURCE, Environ
 from mdmw.wire import REQUEST_ID
@@ -22,28 +27,34 @@ class Observed:
 
     def __init__(self, app: App, observer: Observer) -> None:
         self._app = app
-        self._observer = observer
+        self._observers: tuple[Observer, ...] = (observer,)
+        if isinstance(app, Observed):  # side by side they cost as much as one
+            self._app = app._app
+            self._observers += app._observers
+        # Again and again the last that is registered, so that observers with batches of their own end later.
+        atexit.unregister(flush)
+        atexit.register(flush)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         journal = current()
         if journal is not None:
-            journal.observers.append(self._observer)
+            journal.observers += self._observers
             return self._app(environ, start_response)
-        return self._keep_journal(environ, start_response)
-
-    def _keep_journal(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        # What follows is done for each request while others wait for the interpreter.
         target = environ.get("REQUEST_URI") or environ.get("RAW_URI") or environ.get("PATH_INFO", "")
         journal = Journal(environ.get("REQUEST_METHOD", ""), target, environ.get("REMOTE_ADDR") or "")
-        journal.observers.append(self._observer)
+        journal.observers = self._observers
 
-        def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Callable[..., Any]:
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[..., Any]:
             journal.status = int(status[:_STATUS_DIGITS])
             for name, _ in headers:
                 if len(name) == _ID_LENGTH and name.lower() == _ID_NAME:
                     break
             else:
                 headers = [*headers, (REQUEST_ID, journal.request_id)]
-            write: Callable[..., Any] = start_response(status, headers, *exc_info)
+            write: Callable[..., Any] = (
+                start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
+            )
             return write
 
         token = enter(journal)
@@ -57,11 +68,11 @@ class Observed:
         finally:
             leave(token)
         _take_records(journal, environ)
-        if isinstance(body, list):
-            journal.sent = sum(map(len, body))
-            _end(journal)
-            return body
-        return _Counted(body, journal)
+        if not isinstance(body, list):
+            return _Counted(body, journal)
+        journal.sent = sum([len(piece) for piece in body])
+        _end(journal)
+        return body
 
 
 class _Counted:
@@ -70,6 +81,7 @@ class _Counted:
     def __init__(self, body: Iterable[bytes], journal: Journal) -> None:
         self._body = body
         self._journal = journal
+        self._is_over = False
 
     def __iter__(self) -> Iterator[bytes]:
         journal = self._journal
@@ -86,7 +98,9 @@ class _Counted:
             if (close := getattr(self._body, "close", None)) is not None:
                 close()
         finally:
-            _end(self._journal)
+            if not self._is_over:
+                self._is_over = True
+                _end(self._journal)
 
 
 def _take_records(journal: Journal, environ: Environ) -> None:
@@ -97,6 +111,30 @@ def _take_records(journal: Journal, environ: Environ) -> None:
 
 def _end(journal: Journal) -> None:
     journal.seconds = perf_counter() - journal.began
-    for observer in journal.observers:
-        observer.over(journal)
-    journal.observers.clear()  # once, however often the server closes
+    _OVER.add(journal)
+
+
+# --- when they are over -----------------------------------------------------------------
+
+_losses: defaultdict[Observer, Losses] = defaultdict(Losses)
+
+
+def flush() -> None:
+    """Have all observers told of the requests that are over, now."""
+    _OVER.flush()
+
+
+def _tell(journals: Sequence[Journal]) -> None:
+    for journal in journals:
+        journal.close()
+    for observers, some in groupby(journals, attrgetter("observers")):
+        together = list(some)
+        for observer in observers:
+            try:
+                observer.over(together)
+            except OSError as error:
+                _losses[observer].number += len(together)
+                _losses[observer].say(error.strerror or str(error))
+
+
+_OVER = Batch(_tell)

@@ -16,7 +16,6 @@ from oslo_config import cfg
 from mdmw.boundary.base import App
 from mdmw.boundary.observer import Observed
 from mdmw.observe.appending import AppendedFile, to_stderr
-from mdmw.observe.batch import Batch
 from mdmw.observe.journal import Journal
 from mdmw.observe.lines import Line, json_line, text_line
 from mdmw.options import load, refuse
@@ -40,14 +39,14 @@ _LINES: dict[str, Line] = {"text": text_line, "json": json_line}
 
 
 class AccessLog:
-    """The observer: collects journals, and writes their lines a few times a second."""
+    """The observer: writes a line for each journal."""
 
     def __init__(self, line: Line, write: Callable[[Iterable[str]], None]) -> None:
         self._line = line
         self._write = write
-        self.over = Batch(self._write_lines).add
 
-    def _write_lines(self, journals: Sequence[Journal]) -> None:
+    def over(self, journals: Sequence[Journal]) -> None:
+        """As `Observer`."""
         self._write(map(self._line, journals))
 
 

@@ -9,7 +9,7 @@ Place: first, behind access-log and metrics if they are there.
 import os
 import resource
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,8 @@ from typing import Any
 from oslo_config import cfg
 
 from mdmw.boundary.base import App
-from mdmw.boundary.observer import Observed
+from mdmw.boundary.observer import Observed, flush
 from mdmw.errors import BadRequest
-from mdmw.observe.batch import Batch
 from mdmw.observe.checks import checks
 from mdmw.observe.desk import Desk, provide
 from mdmw.observe.journal import Journal
@@ -44,13 +43,12 @@ class Recorder:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._tally = Tally()
-        self._batch = Batch(self._tally.add)
 
-    def over(self, journal: Journal) -> None:
+    def over(self, journals: Sequence[Journal]) -> None:
         """As `Observer`."""
         if not self._desk.is_open:
             self._desk.open()
-        self._batch.add(journal)
+        self._tally.add(journals)
 
     def process(self) -> dict[str, Any]:
         """The answer to `process`: that it is there."""
@@ -58,7 +56,7 @@ class Recorder:
 
     def counters(self) -> dict[str, Any]:
         """The answer to `counters`: requests of each network and router since this process began."""
-        self._batch.flush()
+        flush()
         return self._tally.counters()
 
     def recent(
@@ -67,7 +65,7 @@ class Recorder:
         """The answer to `recent`: the last requests, the newest first, of a scope or an instance."""
         if not isinstance(limit, int) or not 0 < limit <= _MOST_RECENT:
             raise BadRequest(f"limit: 1 to {_MOST_RECENT} is allowed")
-        self._batch.flush()
+        flush()
         return self._tally.recent(limit, partial(_concerns, scope, instance))
 
 

@@ -6,7 +6,7 @@ Answers: nothing.
 Place: first. The OTEL_* variables say where spans go, and which requests have them.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -39,17 +39,18 @@ class Traced:
 
 
 class Spans:
-    """The observer: collects the journals of sampled requests."""
+    """The observer: has the journals of sampled requests exported, for which other observers do not wait."""
 
     def __init__(self, export: Callable[[Any], None]) -> None:
         batch = Batch(export)
         self._add = batch.add
         self.flush = batch.flush
 
-    def over(self, journal: Journal) -> None:
+    def over(self, journals: Sequence[Journal]) -> None:
         """As `Observer`."""
-        if journal.trace and journal.trace.is_sampled:
-            self._add(journal)
+        for journal in journals:
+            if journal.trace and journal.trace.is_sampled:
+                self._add(journal)
 
 
 def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callable[[App], Observed]:

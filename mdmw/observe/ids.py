@@ -1,8 +1,7 @@
 """Ids for logs and traces: unique, cheap, and no secret.
 
 Not of the kernel's random bytes: to ask for them lets another thread have the interpreter, which with a
-hundred threads costs a fifth of the requests/s. The generator is seeded anew in each process, by its id
-since uWSGI may fork without telling Python.
+hundred threads costs a fifth of the requests/s. The generator is seeded by the first id of each process.
 """
 
 import os
@@ -12,21 +11,22 @@ from uuid import uuid4
 _PROCESS = f"req-{uuid4()}"[:-12]
 
 
-class _Generator:
-    """Random bits, others in each process."""
-
-    def __init__(self) -> None:
-        self._process = 0
-        self._random = random.Random()  # noqa: S311 - no secret
-
-    def bits(self, number: int) -> int:
-        if os.getpid() != self._process:
-            self._random = random.Random(os.urandom(32))  # noqa: S311 - no secret
-            self._process = os.getpid()
-        return self._random.getrandbits(number)
+def _seeded(number: int) -> int:
+    global _bits
+    _bits = random.Random(os.urandom(32)).getrandbits  # noqa: S311 - no secret
+    return _bits(number)
 
 
-_bits = _Generator().bits
+_bits = _seeded
+
+
+def _forget() -> None:
+    """In a forked child: the parent's would go on with the same numbers."""
+    global _bits
+    _bits = _seeded
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def new_request_id() -> str:

@@ -1,11 +1,11 @@
 """What happened to one request: written by whoever takes part, read when it is over.
 
 The first observing filter of a pipeline (access-log, metrics, introspect) begins the journal. While its
-request is in this thread or greenlet anybody can write into it with `note`, `note_stage` and `note_error`;
+request is in this thread or greenlet anybody can write into it with `note` and `note_error`;
 without an observer these do nothing. Nobody decides anything by it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from time import perf_counter, time
 from types import MappingProxyType
@@ -31,14 +31,17 @@ CACHE_OUTCOMES = (HIT, SNAPSHOT, MISS, STALE)
 
 
 class Observer(Protocol):
-    """Is told of each request. Whatever takes time belongs into a `Batch`."""
+    """Is told of requests, some at a time, a moment after they are over, in a thread for all observers."""
 
-    def over(self, journal: "Journal") -> None:
-        """The request is over. Must not raise, and not wait."""
+    def over(self, journals: "Sequence[Journal]") -> None:
+        """These are over. Must not wait; raises OSError when they are lost, and others are told then too."""
 
 
 class Journal:
-    """One request. Times are seconds; `began` and `seconds` are of a clock that only counts."""
+    """One request. Times are seconds; `began` and `seconds` are of a clock that only counts.
+
+    `stages` are there when it is over: the time in each stage of the pipeline, in their order.
+    """
 
     # What most requests leave as it is costs nothing to have here.
     source: Source | None = None
@@ -51,6 +54,7 @@ class Journal:
     notes: Mapping[str, int] = MappingProxyType({})
     trace: TraceContext | None = None  # as the next hop is told
     parent_span = ""  # of the hop that called, if it is trusted
+    observers: tuple[Observer, ...] = ()
 
     def __init__(self, method: str, target: str, peer: str) -> None:
         self.time = time()
@@ -60,7 +64,17 @@ class Journal:
         self.peer = peer
         self.request_id = new_request_id()
         self.stages: dict[str, float] = {}
-        self.observers: list[Observer] = []
+        #: When each stage ended, as `began`; it began when the one before it ended, or the request began.
+        self.ends: list[tuple[str, float]] = []
+
+    def close(self) -> None:
+        """The request is over: make of the `ends` the `stages`."""
+        stages: dict[str, float] = {}
+        before = self.began
+        for stage, at in self.ends:
+            stages[stage] = stages.get(stage, 0.0) + at - before
+            before = at
+        self.stages = stages
 
 
 _CURRENT: ContextVar[Journal | None] = ContextVar("mdmw.journal", default=None)
@@ -78,13 +92,6 @@ def note(what: str, number: int = 1) -> None:
     journal = _CURRENT.get()
     if journal is not None:
         journal.notes = {**journal.notes, what: journal.notes.get(what, 0) + number}
-
-
-def note_stage(stage: str, began: float) -> None:
-    """Add the time since `began` (perf_counter) to a stage of the pipeline."""
-    journal = _CURRENT.get()
-    if journal is not None:
-        journal.stages[stage] = perf_counter() - began + journal.stages.get(stage, 0.0)
 
 
 def note_cache(outcome: str) -> None:

@@ -21,60 +21,46 @@ Line = Callable[[Journal], str]
 
 def json_line(journal: Journal) -> str:
     """One JSON object; what there is not is absent. Times are milliseconds."""
-    source, instance, target = journal.source, journal.instance, journal.target
-    fields = [f'{{"time":"{_time(journal.time)}","request_id":"{journal.request_id}"']
-    if journal.trace:
-        fields.append(f'"trace_id":"{journal.trace.trace_id}"')
-    if source:
-        scope = source.scope
-        fields.append(f'"address":{quoted(source.address)},"{scope.kind}":{quoted(scope.id[:MOST_OF_ID])}')
-    elif journal.peer:
-        fields.append(f'"address":{quoted(journal.peer[:MOST_OF_ID])}')
-    if instance:
-        fields.append(f'"instance":{quoted(instance.id[:MOST_OF_ID])}')
-    fields.append(f'"method":{quoted(journal.method[:MOST_OF_METHOD])},"path":{_path(target)}')
-    if "?" in target:
-        fields.append('"query":true')
+    target = journal.target
+    path, mark, _ = target.partition("?")
+    trace = f',"trace_id":"{journal.trace.trace_id}"' if journal.trace else ""
     stages = ",".join([f'"{stage}":{seconds * 1000:.3f}' for stage, seconds in journal.stages.items()])
-    fields.append(
-        f'"status":{journal.status},"bytes":{journal.sent},"ms":{journal.seconds * 1000:.3f},'
-        f'"stages":{{{stages}}}'
+    line = (
+        f'{{"time":"{_time(journal.time)}","request_id":"{journal.request_id}"{trace}'
+        f"{_json_guest(*_guest(journal))}{_json_question(journal.method, path[: MOST_OF_PATH + 1])}"
+        f'{_JSON_QUERY[mark]},"status":{journal.status},"bytes":{journal.sent}'
+        f',"ms":{journal.seconds * 1000:.3f},"stages":{{{stages}}}'
     )
     if journal.cache:
-        fields.append(f'"cache":"{journal.cache}"')
+        line += f',"cache":"{journal.cache}"'
     if journal.error:
-        fields.append(f'"error":"{journal.error}"')
+        line += f',"error":"{journal.error}"'
     if journal.notes:
         notes = ",".join([f'"{note}":{number}' for note, number in journal.notes.items()])
-        fields.append(f'"notes":{{{notes}}}')
-    return ",".join(fields) + "}\n"
+        line += f',"notes":{{{notes}}}'
+    return line + "}\n"
 
 
 def text_line(journal: Journal) -> str:
     """Ten columns, `-` for what there is not, then `name=value`. Times are milliseconds."""
-    source, instance, target = journal.source, journal.instance, journal.target
-    if source:
-        who = f"{source.address} {source.scope.kind}/{_word(source.scope.id[:MOST_OF_ID])}"
-    else:
-        who = f"{_word(journal.peer[:MOST_OF_ID])} -"
-    columns = [
-        f"{_time(journal.time)} {journal.request_id} {who}"
-        f" {_word(instance.id[:MOST_OF_ID]) if instance else '-'}"
-        f" {_word(journal.method[:MOST_OF_METHOD])} {_path(target)}"
-        f" {journal.status} {journal.sent} {journal.seconds * 1000:.3f}",
-        *[f"{stage}={seconds * 1000:.3f}" for stage, seconds in journal.stages.items()],
-    ]
+    path, mark, _ = journal.target.partition("?")
+    stages = "".join([f" {stage}={seconds * 1000:.3f}" for stage, seconds in journal.stages.items()])
+    line = (
+        f"{_time(journal.time)} {journal.request_id} {_text_guest(*_guest(journal))}"
+        f" {_text_question(journal.method, path[: MOST_OF_PATH + 1])}"
+        f" {journal.status} {journal.sent} {journal.seconds * 1000:.3f}{stages}"
+    )
     if journal.cache:
-        columns.append(f"cache={journal.cache}")
+        line += f" cache={journal.cache}"
     if journal.error:
-        columns.append(f"error={journal.error}")
+        line += f" error={journal.error}"
     if journal.notes:
-        columns += [f"{note}={number}" for note, number in journal.notes.items()]
-    if "?" in target:
-        columns.append("query=yes")
+        line += "".join([f" {note}={number}" for note, number in journal.notes.items()])
+    if mark:
+        line += " query=yes"
     if journal.trace:
-        columns.append(f"trace={journal.trace.trace_id}")
-    return " ".join(columns) + "\n"
+        line += f" trace={journal.trace.trace_id}"
+    return line + "\n"
 
 
 def path_of(target: str) -> str:
@@ -90,21 +76,47 @@ def path_of(target: str) -> str:
     return path
 
 
-def _path(target: str) -> str:
-    """Quoted. Cut before it is remembered, too."""
-    return _quoted_path(target.partition("?")[0][: MOST_OF_PATH + 1])
+_JSON_QUERY = {"": "", "?": ',"query":true'}
+
+#: Address, kind and id of the scope, id of the instance; "" for what there is not.
+_Guest = tuple[str, str, str, str]
 
 
-# Guests ask for the same few things again and again.
+def _guest(journal: Journal) -> _Guest:
+    source, instance = journal.source, journal.instance
+    id_ = instance.id if instance else ""
+    if source is None:
+        return journal.peer, "", "", id_
+    return source.address, source.scope.kind, source.scope.id, id_
+
+
+# The same guests ask for the same few things again and again.
 
 
 @lru_cache(maxsize=1024)
-def _quoted_path(path: str) -> str:
-    return quoted(path_of(path))
+def _json_guest(address: str, kind: str, scope_id: str, instance_id: str) -> str:
+    fields = (("address", address), (kind, scope_id), ("instance", instance_id))
+    return "".join(f',"{name}":{quoted(value[:MOST_OF_ID])}' for name, value in fields if value)
 
 
 @lru_cache(maxsize=1024)
+def _text_guest(address: str, kind: str, scope_id: str, instance_id: str) -> str:
+    scope = f"{kind}/{_word(scope_id)}" if kind else "-"
+    return f"{_word(address)} {scope} {_word(instance_id)}"
+
+
+@lru_cache(maxsize=1024)
+def _json_question(method: str, path: str) -> str:
+    return f',"method":{quoted(method[:MOST_OF_METHOD])},"path":{quoted(path_of(path))}'
+
+
+@lru_cache(maxsize=1024)
+def _text_question(method: str, path: str) -> str:
+    return f"{_word(method[:MOST_OF_METHOD])} {quoted(path_of(path))}"
+
+
 def _word(text: str) -> str:
+    text = text[:MOST_OF_ID]
     if not text:
         return "-"
     return text if _PLAIN.fullmatch(text) else quoted(text)

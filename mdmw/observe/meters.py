@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mdmw.observe import gauges
-from mdmw.observe.batch import Batch
 from mdmw.observe.gauges import Name
 from mdmw.observe.journal import CACHE_OUTCOMES, Journal
 from mdmw.observe.meter_files import ProcessFiles
@@ -41,14 +40,10 @@ class Meters:
         self._directory = directory
         self._pipeline = pipeline
         self._files: ProcessFiles | None = None
-        self._batch = Batch(self._count)
         os.register_at_fork(after_in_child=self._forget)
 
-    def over(self, journal: Journal) -> None:
-        """As `Observer.over`."""
-        self._batch.add(journal)
-
-    def _count(self, journals: Sequence[Journal]) -> None:
+    def over(self, journals: Sequence[Journal]) -> None:
+        """As `Observer`."""
         files = self._files or self._open()
         counts, durations = tally(self._pipeline, journals)
         for (series, labels), number in counts.items():

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from guest import call
 
+from mdmw.boundary.observer import flush
 from mdmw.errors import ConfigError
 from mdmw.filters import access_log
 
@@ -26,11 +27,10 @@ class Log:
         made = access_log.filter_factory({}, destination=destination, **options)
         self.path = Path(destination)
         self.call = partial(call, made(app))
-        self._flush = made.keywords["observer"].over.__self__.flush
 
     def ask(self, *args, **kwargs):
         reply = self.call(*args, **kwargs)
-        self._flush()
+        flush()
         return reply
 
     @property

@@ -8,7 +8,7 @@ from guest import Seen, call
 from peers import answers, response
 
 from mdmw import wire
-from mdmw.boundary.observer import Observed
+from mdmw.boundary.observer import Observed, flush
 from mdmw.filters import hmac_verify, source_identify
 from mdmw.observe.journal import current
 from mdmw.observe.trace_context import TraceContext
@@ -30,14 +30,16 @@ class Kept:
 
     journal = None
 
-    def over(self, journal):
-        self.journal = journal
+    def over(self, journals):
+        self.journal = journals[-1]
 
 
 def ask(app, *args, **kwargs):
     """The reply, and the journal of the request."""
     kept = Kept()
-    return call(Observed(app, kept), *args, **kwargs), kept.journal
+    reply = call(Observed(app, kept), *args, **kwargs)
+    flush()
+    return reply, kept.journal
 
 
 def signature(source=ADA):

@@ -2,7 +2,7 @@
 
 import threading
 
-from mdmw.boundary.observer import Observed
+from mdmw.boundary.observer import Observed, flush
 
 PATIENCE = 10.0
 
@@ -11,18 +11,23 @@ class Kept:
     """An observer that keeps the journals; `wait(n)` returns once it has n."""
 
     def __init__(self):
-        self.journals = []
+        self._journals = []
         self._condition = threading.Condition()
 
-    def over(self, journal):
+    @property
+    def journals(self):
+        flush()
+        return self._journals
+
+    def over(self, journals):
         with self._condition:
-            self.journals.append(journal)
+            self._journals += journals
             self._condition.notify_all()
 
     def wait(self, number):
         with self._condition:
-            assert self._condition.wait_for(lambda: len(self.journals) >= number, PATIENCE)
-            return self.journals
+            assert self._condition.wait_for(lambda: len(self._journals) >= number, PATIENCE)
+            return self._journals
 
 
 def observed(app, *observers):

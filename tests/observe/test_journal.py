@@ -1,9 +1,11 @@
 """The journal of a request: what is in it, whoever wrote it, and that it ends once."""
 
+import errno
 import logging
 import os
 import re
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -20,7 +22,6 @@ from mdmw.observe.journal import (
     note,
     note_cache,
     note_error,
-    note_stage,
 )
 from mdmw.records import INSTANCE, SOURCE, Instance, Scope, Source
 
@@ -86,7 +87,7 @@ def test_notes_stages_and_the_cache_add_up(kept):
     def app(environ, start_response):
         for _ in range(2):
             note(RETRIED)
-            note_stage("forward", 0.0)
+            current().ends.append(("forward", time.perf_counter()))
         note(RETRIED, 3)
         note_cache(HIT)
         return saying()(environ, start_response)
@@ -100,7 +101,6 @@ def test_notes_stages_and_the_cache_add_up(kept):
 def test_without_an_observer_nobody_minds():
     assert current() is None
     note(RETRIED)
-    note_stage("forward", 0.0)
     note_cache(HIT)
     assert REQUEST_ID.fullmatch(note_error(ValueError()))
     assert call(saying()).value("X-Openstack-Request-Id") is None
@@ -143,6 +143,24 @@ def test_several_observers_share_one_journal():
     call(observed(saying(), first, second, third))
     assert first.journals == second.journals == third.journals
     assert len(first.journals) == 1
+
+
+def test_an_observer_that_fails_costs_the_others_nothing(kept, caplog):
+    class Full:
+        def over(self, journals):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    for _ in range(3):
+        call(observed(saying(), Full(), kept))
+    assert len(kept.journals) == 3
+    assert "records of requests are lost: No space left on device (said once a minute)" in caplog.text
+
+
+def test_an_observer_behind_another_filter_has_the_same_journal(kept):
+    inner = Kept()
+    call(observed(Identify(observed(saying(), inner)), kept))
+    assert inner.journals == kept.journals
+    assert kept.journals[0].source == ADA
 
 
 class Body:

@@ -7,10 +7,13 @@ import struct
 import threading
 
 import pytest
+from guest import call
 from hypothesis import given
 from hypothesis import strategies as st
+from observed import saying
 
 from mdmw import errors
+from mdmw.boundary.observer import Observed, flush
 from mdmw.observe import gauges, journal, series
 from mdmw.observe.journal import Journal
 from mdmw.observe.meter_files import ProcessFiles, collect
@@ -240,16 +243,13 @@ def test_nothing_is_counted_twice_or_lost_while_processes_come_and_go(tmp_path):
 
 def test_a_forked_child_counts_for_itself(tmp_path):
     meters = Meters(tmp_path, "combined")
-    meters.over(over(notes={journal.CONNECTED: 1}))
-    meters._batch.flush()
+    meters.over([over(notes={journal.CONNECTED: 1})])
     child = os.fork()
     if child == 0:
-        meters.over(over(notes={journal.CONNECTED: 5}))
-        meters._batch.flush()
+        meters.over([over(notes={journal.CONNECTED: 5})])
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
-    meters.over(over(notes={journal.CONNECTED: 1}))
-    meters._batch.flush()
+    meters.over([over(notes={journal.CONNECTED: 1})])
     assert counted(tmp_path) == 7
     assert values(tmp_path)["mdmw_processes", "combined"] == 1
 
@@ -258,16 +258,15 @@ def test_a_directory_that_cannot_be_made_costs_no_request(tmp_path, caplog):
     (tmp_path / "file").touch()
     meters = Meters(tmp_path / "file" / "metrics", "combined")
     with caplog.at_level(logging.WARNING):
-        meters.over(over())
-        meters._batch.flush()
+        assert call(Observed(saying(), meters)).status == 200
+        flush()
     assert "1 records of requests are lost: Not a directory (said once a minute)" in caplog.messages
 
 
 def test_what_has_never_happened_is_zero(tmp_path):
     """So that an alert sees the first time."""
     meters = Meters(tmp_path, "combined")
-    meters.over(over(status=200))
-    meters._batch.flush()
+    meters.over([over(status=200)])
     found = values(tmp_path)
     assert found["mdmw_requests_total", "combined", "2xx"] == 1
     assert found["mdmw_requests_total", "combined", "5xx"] == 0
@@ -320,8 +319,7 @@ def test_who_waits_for_a_slot_is_seen():
 def test_gauges_are_there_without_a_request(tmp_path):
     meters = Meters(tmp_path, "combined")
     slots = Slots(9, 1, "looked-at")
-    meters.over(over())
-    meters._batch.flush()
+    meters.over([over()])
     slots.acquire(0)
     pause = threading.Event()
     while values(tmp_path).get(("mdmw_upstream_slots_in_use", "looked-at")) != 1:
