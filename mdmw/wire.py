@@ -6,6 +6,8 @@ matching is on WSGI environ keys, in which `-`, `_` and case are already equal (
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote
 
 from mdmw.errors import BadRequest, Contradiction, HeadersTooLarge, MethodNotAllowed, TargetTooLong
@@ -148,6 +150,7 @@ _REQUEST_ID = re.compile(r"req-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PROTOCOL = re.compile(r"HTTP/[0-9](\.[0-9])?")
 _HTTP_1_1 = "HTTP/1.1"
+_MOST_KNOWN, _LONGEST_KNOWN = 256, 2048  # targets and sets of names that are remembered, and bytes of one
 _DIGITS = re.compile(r"[0-9]{1,18}")
 _PATH_SAFE = "/!$&'()*+,;=:@-._~"
 _NEVER_RELAYED = frozenset({"CONNECT", "TRACE"})
@@ -173,12 +176,11 @@ def check_request(environ: Environ, max_target: int, max_headers: int) -> None:
     target = request_target(environ)
     if len(target) > max_target:
         raise TargetTooLong(f"the request target has {len(target)} bytes, {max_target} are allowed")
-    headers = {key: value for key, value in environ.items() if key[:5] == "HTTP_"}
-    headers["CONTENT_TYPE"] = environ.get("CONTENT_TYPE") or ""
-    values = "".join(headers.values())
+    names = _names(environ)
+    values = "".join([environ[key] for key in names.headers]) + (environ.get("CONTENT_TYPE") or "")
     if _BAD_VALUE.search(values):
         raise BadRequest("a character that cannot be in a header")
-    size = len(values) + len("".join(headers))
+    size = len(values) + names.size
     if size > max_headers:
         raise HeadersTooLarge(f"the headers have {size} bytes, {max_headers} are allowed")
     length = environ.get("CONTENT_LENGTH")
@@ -197,6 +199,10 @@ def request_target(environ: Environ) -> str:
     cannot tell `%2F` from `/`.
     """
     target = environ.get("REQUEST_URI") or environ.get("RAW_URI") or _quoted_again(environ)
+    return _often_asked(target) if len(target) <= _LONGEST_KNOWN else _origin_form(target)
+
+
+def _origin_form(target: str) -> str:
     if _BAD_TARGET.search(target):
         raise BadRequest("control character, space or backslash in the request target")
     if target.startswith("/"):
@@ -206,6 +212,9 @@ def request_target(environ: Environ) -> str:
         raise BadRequest("the request target is neither in origin nor in absolute form")
     target = target[absolute.end() :]
     return target if target.startswith("/") else "/" + target
+
+
+_often_asked = lru_cache(maxsize=_MOST_KNOWN)(_origin_form)
 
 
 def _quoted_again(environ: Environ) -> str:
@@ -230,10 +239,43 @@ def strip(environ: Environ) -> int:
             key = environ_key(name.strip())
             if key not in ("HTTP_HOST", "HTTP_TRANSFER_ENCODING", "HTTP_CONNECTION"):
                 environ.pop(key, None)
-    found = [key for key in environ if _STRIPPED.match(key)]
-    for key in found:
+    names = _names(environ)
+    for key in names.stripped:
         del environ[key]
-    return sum(key not in _NO_CLAIMS and not key.startswith("HTTP_PROXY_") for key in found) if found else 0
+    return names.claims
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What the names in an environ say by themselves, whatever their values are."""
+
+    headers: tuple[str, ...]
+    size: int  # of all names, in bytes
+    stripped: tuple[str, ...]
+    claims: int  # how many of the stripped ones
+
+
+_known: dict[tuple[str, ...], _Names] = {}
+
+
+def _names(environ: Environ) -> _Names:
+    """Looked at once for each set of names: a guest's programs send the same ones with each request."""
+    keys = tuple(environ)
+    names = _known.get(keys)
+    if names is None:
+        names = _look_at(keys)
+        if names.size <= _LONGEST_KNOWN:
+            if len(_known) >= _MOST_KNOWN:
+                _known.clear()
+            _known[keys] = names
+    return names
+
+
+def _look_at(keys: tuple[str, ...]) -> _Names:
+    headers = tuple(key for key in keys if key.startswith("HTTP_"))
+    stripped = tuple(key for key in keys if _STRIPPED.match(key))
+    claims = sum(key not in _NO_CLAIMS and not key.startswith("HTTP_PROXY_") for key in stripped)
+    return _Names(headers, len("".join((*headers, "CONTENT_TYPE"))), stripped, claims)
 
 
 # --- the hop between proxy and agent ----------------------------------------------------

@@ -169,6 +169,21 @@ def test_strip_takes_headers_only_and_takes_them_once(environ):
     assert again == stripped
 
 
+def test_w1_what_is_remembered_of_names_is_bounded_and_never_of_values():
+    """Whatever names guests make up; and the same names with other values are judged anew."""
+    for number in range(1000):
+        wire.strip(request([(f"X-Made-Up-{number}", "x")]))
+    wire.strip(request([("X-" + "a" * 30000, "x")]))
+    assert len(wire._known) <= 256
+    assert max(names.size for names in wire._known.values()) <= 2048
+    for _ in range(2):
+        wire.check_request(request([("X-Once", "good")]), 8192, 32768)
+        with pytest.raises(BadRequest, match="a character"):
+            wire.check_request(request([("X-Once", "\x01")]), 8192, 32768)
+        with pytest.raises(HeadersTooLarge):
+            wire.check_request(request([("X-Once", "x" * 40000)]), 8192, 32768)
+
+
 # --- W-6, W-7, W-9, W-10: what is refused -----------------------------------------------
 
 

@@ -49,8 +49,10 @@ def admit_encoding(answer: Answer, headers: Headers, environ: Environ) -> Header
     Nova was asked for `identity`; this is for a web server in front of it that
     encodes all the same. What cannot be decoded passes as it is.
     """
-    codings = ",".join(value for name, value in headers if name.lower() == "content-encoding")
-    coding = codings.strip().lower().removeprefix("x-")
+    codings = [value for name, value in headers if name.lower() == "content-encoding"]
+    if not codings:
+        return headers
+    coding = ",".join(codings).strip().lower().removeprefix("x-")
     if coding not in _DECODABLE or _admits(environ, coding):
         return headers
     if isinstance(answer.body, bytes):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -13,6 +14,8 @@ from mdmw.inventory.values import Guest, Inventory
 from mdmw.inventory.values import Port as InventoryPort
 from mdmw.records import Instance, Scope, Source
 from mdmw.resolvers.matching import Port, choose, wanted_mac
+
+_REMEMBERED = 16384  # sources
 
 
 class InventoryResolver:
@@ -46,9 +49,10 @@ class _Reach:
 
 
 class _Tables:
-    """The inventory, arranged for look-ups."""
+    """The inventory, arranged for look-ups; what was found is remembered as long as it is the same."""
 
     def __init__(self, inventory: Inventory) -> None:
+        self.find = lru_cache(_REMEMBERED)(self._find)
         homes = {subnet.id: network.id for network in inventory.networks for subnet in network.subnets}
         self._reach = {Scope("network", network.id): _Reach((network.id,)) for network in inventory.networks}
         for router in inventory.routers:
@@ -62,7 +66,7 @@ class _Tables:
             for address, _subnet in port.fixed_ips:
                 self.by_address.setdefault((port.network_id, address), []).append(port)
 
-    def find(self, source: Source) -> Instance:
+    def _find(self, source: Source) -> Instance:
         """The one instance behind `source`; raises `NotIdentified` and `Contradiction`."""
         mac = wanted_mac(source)
         reach = self.reach(source.scope)
