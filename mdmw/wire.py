@@ -167,18 +167,19 @@ def check_request(environ: Environ, max_target: int, max_headers: int) -> None:
     through, so everything is looked at again here.
     """
     method = environ.get("REQUEST_METHOD") or ""
-    if not _TOKEN.fullmatch(method):
+    if method not in _RELAYED and not _TOKEN.fullmatch(method):
         raise BadRequest("the request method is not a token")
     if method in _NEVER_RELAYED:
         raise MethodNotAllowed(f"{method} is never relayed", _RELAYED)
-    if not _PROTOCOL.fullmatch(environ.get("SERVER_PROTOCOL", _HTTP_1_1)):
+    protocol = environ.get("SERVER_PROTOCOL", _HTTP_1_1)
+    if protocol != _HTTP_1_1 and not _PROTOCOL.fullmatch(protocol):
         raise BadRequest("the request line does not end in an HTTP version")
     target = request_target(environ)
     if len(target) > max_target:
         raise TargetTooLong(f"the request target has {len(target)} bytes, {max_target} are allowed")
     names = _names(environ)
     values = "".join([environ[key] for key in names.headers]) + (environ.get("CONTENT_TYPE") or "")
-    if _BAD_VALUE.search(values):
+    if not _is_plain(values) and _BAD_VALUE.search(values):
         raise BadRequest("a character that cannot be in a header")
     size = len(values) + names.size
     if size > max_headers:
@@ -414,4 +415,11 @@ def _pass(headers: Iterable[tuple[str, str]], names: frozenset[str]) -> Headers:
 
 def one_line(value: str) -> str:
     """A header value or reason phrase of an upstream, folded lines and control characters made spaces."""
-    return " ".join(_CONTROL.sub(" ", value).split()) if _CONTROL.search(value) else value
+    if _is_plain(value) or not _CONTROL.search(value):
+        return value
+    return " ".join(_CONTROL.sub(" ", value).split())
+
+
+def _is_plain(value: str) -> bool:
+    """Whether it is ASCII from space to tilde, as almost always; much quicker than a regular expression."""
+    return value.isascii() and value.isprintable()
