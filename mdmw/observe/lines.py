@@ -21,14 +21,12 @@ Line = Callable[[Journal], str]
 
 def json_line(journal: Journal) -> str:
     """One JSON object; what there is not is absent. Times are milliseconds."""
-    target = journal.target
-    path, mark, _ = target.partition("?")
     trace = f',"trace_id":"{journal.trace.trace_id}"' if journal.trace else ""
     stages = ",".join([f'"{stage}":{seconds * 1000:.3f}' for stage, seconds in journal.stages.items()])
     line = (
         f'{{"time":"{_time(journal.time)}","request_id":"{journal.request_id}"{trace}'
-        f"{_json_guest(*_guest(journal))}{_json_question(journal.method, path[: MOST_OF_PATH + 1])}"
-        f'{_JSON_QUERY[mark]},"status":{journal.status},"bytes":{journal.sent}'
+        f"{_json_guest(*_guest(journal))}{_json_question(*_question(journal))}"
+        f'{_JSON_QUERY["?" in journal.target]},"status":{journal.status},"bytes":{journal.sent}'
         f',"ms":{journal.seconds * 1000:.3f},"stages":{{{stages}}}'
     )
     if journal.cache:
@@ -43,11 +41,10 @@ def json_line(journal: Journal) -> str:
 
 def text_line(journal: Journal) -> str:
     """Ten columns, `-` for what there is not, then `name=value`. Times are milliseconds."""
-    path, mark, _ = journal.target.partition("?")
     stages = "".join([f" {stage}={seconds * 1000:.3f}" for stage, seconds in journal.stages.items()])
     line = (
         f"{_time(journal.time)} {journal.request_id} {_text_guest(*_guest(journal))}"
-        f" {_text_question(journal.method, path[: MOST_OF_PATH + 1])}"
+        f" {_text_question(*_question(journal))}"
         f" {journal.status} {journal.sent} {journal.seconds * 1000:.3f}{stages}"
     )
     if journal.cache:
@@ -56,7 +53,7 @@ def text_line(journal: Journal) -> str:
         line += f" error={journal.error}"
     if journal.notes:
         line += "".join([f" {note}={number}" for note, number in journal.notes.items()])
-    if mark:
+    if "?" in journal.target:
         line += " query=yes"
     if journal.trace:
         line += f" trace={journal.trace.trace_id}"
@@ -76,7 +73,7 @@ def path_of(target: str) -> str:
     return path
 
 
-_JSON_QUERY = {"": "", "?": ',"query":true'}
+_JSON_QUERY = ("", ',"query":true')
 
 #: Address, kind and id of the scope, id of the instance; "" for what there is not.
 _Guest = tuple[str, str, str, str]
@@ -88,6 +85,11 @@ def _guest(journal: Journal) -> _Guest:
     if source is None:
         return journal.peer, "", "", id_
     return source.address, source.scope.kind, source.scope.id, id_
+
+
+def _question(journal: Journal) -> tuple[str, str]:
+    """Method and path, neither longer than it is to be shown."""
+    return journal.method[:MOST_OF_METHOD], journal.target.partition("?")[0][: MOST_OF_PATH + 1]
 
 
 # The same guests ask for the same few things again and again.
@@ -107,12 +109,12 @@ def _text_guest(address: str, kind: str, scope_id: str, instance_id: str) -> str
 
 @lru_cache(maxsize=1024)
 def _json_question(method: str, path: str) -> str:
-    return f',"method":{quoted(method[:MOST_OF_METHOD])},"path":{quoted(path_of(path))}'
+    return f',"method":{quoted(method)},"path":{quoted(path_of(path))}'
 
 
 @lru_cache(maxsize=1024)
 def _text_question(method: str, path: str) -> str:
-    return f"{_word(method[:MOST_OF_METHOD])} {quoted(path_of(path))}"
+    return f"{_word(method)} {quoted(path_of(path))}"
 
 
 def _word(text: str) -> str:
