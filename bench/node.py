@@ -169,10 +169,7 @@ def _distribution(values: list[float]) -> dict[str, float]:
 
 
 class _Waits:
-    """Seconds that this process and the keeper were ready to run and had no processor, by schedstat.
-
-    Of their main threads: that by which the keeper enters a namespace has ended when one could look.
-    """
+    """Seconds that this process and the keeper were ready to run and had no processor, by schedstat."""
 
     def __init__(self, keeper: int) -> None:
         self._files = [open(f"/proc/{pid}/schedstat", "rb", buffering=0) for pid in ("self", keeper)]  # noqa: SIM115 - as long as the process

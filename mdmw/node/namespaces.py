@@ -1,4 +1,4 @@
-"""Network namespaces: opening sockets inside without moving there, and running commands.
+"""Network namespaces: opening sockets inside without staying there, and running commands.
 
 A socket stays in the namespace in which it was created, so one process can
 listen in all of them while it lives outside (design 1).
