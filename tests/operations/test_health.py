@@ -360,9 +360,12 @@ def test_an_orchestrator_asks_for_a_network_of_mdmw_node(node: Site) -> None:
     until(lambda: missing(app, path) == [])
     assert texts(app, "processes", path) == "proxy: 2 of 2 answer"
     assert missing(app) == []
+    workers = node.workers(keeper)
     keeper.kill()
     keeper.wait()
     assert missing(app, path) == ["listeners"]
+    for worker in workers:  # they would serve on, for the next keeper
+        os.kill(worker, signal.SIGTERM)
 
 
 # --- where it is ------------------------------------------------------------------------
