@@ -51,11 +51,11 @@ _STOPS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 
 def on_starting(arbiter):
     """Mend how gunicorn starts workers and reloads, for as long as it runs."""
-    _hold_stops(arbiter)
+    hold_stops(arbiter)
     _check_before_reload(arbiter)
 
 
-def _hold_stops(arbiter):
+def hold_stops(arbiter):
     """Keep back what a worker would not hear: it would stay for graceful_timeout."""
     spawn = arbiter.spawn_worker
 

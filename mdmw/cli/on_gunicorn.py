@@ -26,8 +26,6 @@ from mdmw.wsgi.reload import by_master
 
 LOG = logging.getLogger(__name__)
 
-_STOPS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
-
 
 class Log(Logger):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's own messages go where ours go."""
@@ -90,15 +88,6 @@ class _Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     def start(self) -> None:
         super().start()
         self.systemd = True  # the file of a socket that gunicorn did not make is not its to remove
-
-    def spawn_worker(self) -> int:
-        # A worker that is told to stop before it has its own handlers would not hear it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
-        try:
-            pid: int = super().spawn_worker()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
-        return pid
 
     def handle_hup(self) -> None:
         try:
@@ -182,7 +171,7 @@ class _Loaded:
 def _shipped() -> dict[str, Any]:
     """The settings of etc/gunicorn.conf.py, save how it reloads: that is done in another way here."""
     settings = runpy.run_path(str(resources.files("mdmw") / "etc" / "gunicorn.conf.py"))
-    del settings["on_starting"]
+    settings["on_starting"] = settings["hold_stops"]
     return settings
 
 
