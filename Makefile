@@ -45,7 +45,7 @@ test-openstack: $(VENV)/.test ## the same guests before real Keystone, Neutron a
 	@tools/cloud-init build/cloud-init
 	MDMW_OPENSTACK=build/openstack $(BIN)/python -m pytest --timeout=300 tests/openstack
 
-bench: $(VENV)/.test ## the table of figures beside the limit in C (root; about six minutes)
+bench: $(VENV)/.test ## the table of figures beside the limit in C (root; about a quarter of an hour)
 	@tools/need ip=iproute2 haproxy=haproxy wrk=wrk
 	$(BIN)/python -m bench
 

@@ -1,24 +1,31 @@
-"""`python -m bench`: every path on every server, one table, and a verdict on the goals. Needs root."""
+"""`python -m bench`: every path on every server, one table, and a verdict on the goals. Needs root.
+
+What is compared is up at the same time, and loaded in turn; all is started anew for each round, because
+two starts of the same server differ, as do two minutes of the same machine.
+"""
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bench import haproxies, report
-from bench.goals import judge
-from bench.loads import Figures, Loads, Sizes
-from bench.paths import C_LIMIT, ROWS, Node, Row
+from bench.figures import Figures
+from bench.goals import Round, judge
+from bench.loads import Loads, Sizes
+from bench.paths import Place, Row, Running, groups
 from bench.processes import NotReady, memory
-from bench.topology import topology
-from bench.usage import Usage
+from bench.topology import Topology, topology
+from bench.usage import Usage, pids_in
 
-_QUICK = Sizes(warm_up=1, seconds=2, guests=100, idle=50)
+_QUICK = Sizes(rounds=1, guests=100, idle=50)
 _TOOLS = ("ip", "haproxy", "wrk")
 
 
@@ -31,54 +38,86 @@ def main() -> int:
         return _refuse("needs root, for network namespaces")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that finally runs
 
-    rows = [row for row in ROWS if options.only in str(row) or row.path == C_LIMIT]
-    results = measure(rows, _QUICK if options.quick else Sizes())
-    verdicts = list(judge(results))
+    sizes = _QUICK if options.quick else Sizes()
+    sizes = replace(sizes, rounds=options.rounds or sizes.rounds)
+    rounds = measure(groups(options.only), sizes)
+    results, verdicts = report.results(rounds), list(judge(rounds))
+    _print(report.table(results, sizes.rounds))
     _print(report.verdicts(verdicts))
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(report.document(results, verdicts), indent=2) + "\n")
     return 0 if all(verdict.passed for verdict in verdicts) else 1
 
 
-def measure(rows: list[Row], sizes: Sizes) -> Mapping[Row, Figures]:
-    """Every row in turn, each printed as soon as it is known."""
-    results: dict[Row, Figures] = {}
-    _print(report.heading())
+def measure(together: Sequence[Sequence[Row]], sizes: Sizes) -> list[Round]:
+    """A round of each group, then the next of each: a slow minute of the machine hits all alike."""
     with tempfile.TemporaryDirectory(prefix="mdmw-bench-") as name, topology(sizes.guests) as namespaces:
         directory = Path(name)
         body = directory / "meta_data.json"
         body.write_bytes(haproxies.meta_data())
-        node = Node(namespaces, directory)
         loads = Loads(namespaces, sizes, body)
-        with node.upstream(body) as nova:
-            for row in rows:
-                before = Usage.now([nova])
-                results[row] = _row(node, loads, row)
-                results[row]["others"] = Usage.now([nova]).others_since(before)
-                _print([report.line(row, results[row])])
-    return results
+        rounds = []
+        with Place(namespaces, directory).upstream(body):
+            for number in range(sizes.rounds):
+                for group in together:
+                    what = group[-1].server or group[-1].path
+                    print(f"bench: round {number + 1} of {sizes.rounds}, {what}", file=sys.stderr)
+                    rounds.append(_round(namespaces, loads, group, number))
+        return rounds
 
 
-def _row(node: Node, loads: Loads, row: Row) -> Figures:
-    try:
-        with node.path(row) as pids:
-            loads.check(row.port)
-            return {
-                "closed_loop": loads.closed_loop(row.port),
-                "idle": loads.idle(row.port, haproxies.NOVA_PORT),
-                "storm": loads.storm(row.port),
-                "memory": memory(pids),
-            }
-    except NotReady as problem:
-        return {"failed": f"{problem}\n{node.log()}".strip()}
+def _round(namespaces: Topology, loads: Loads, group: Sequence[Row], number: int) -> Round:
+    """All of `group` started anew, measured while all is up, and stopped."""
+    failed: dict[Row, Figures] = {}
+    up: dict[Row, Running] = {}
+    with tempfile.TemporaryDirectory(prefix="mdmw-bench-") as name, contextlib.ExitStack() as stack:
+        for index, row in enumerate(group):
+            directory = Path(name) / str(index)
+            directory.mkdir()
+            place = Place(namespaces, directory, haproxies.METADATA_PORT + index)
+            try:
+                up[row] = stack.enter_context(_answering(place, row, loads))
+            except NotReady as problem:
+                failed[row] = {"failed": f"{problem}\n{place.log()}".strip()}
+        loads.warm_up([running.port for running in up.values()])
+        return {**failed, **_in_turn(namespaces, loads, up, number)}
+
+
+def _in_turn(namespaces: Topology, loads: Loads, up: Mapping[Row, Running], number: int) -> Round:
+    """Each load on one after the other; who is first in one turn or round is last in the next."""
+    measured: dict[Row, Figures] = {row: {} for row in up}
+    used = dict.fromkeys(up, Usage())
+    for turn, (name, load) in enumerate(loads.turns(), number):
+        for row in list(up)[:: -1 if turn % 2 else 1]:
+            before = Usage.now(pids_in(namespaces.node))
+            measured[row][name] = load(up[row].port)
+            used[row] += Usage.now(pids_in(namespaces.node)) - before
+    return {
+        row: measured[row] | {"memory": memory(running.pids), "others": used[row].others()}
+        for row, running in up.items()
+    }
+
+
+@contextlib.contextmanager
+def _answering(place: Place, row: Row, loads: Loads) -> Iterator[Running]:
+    with place.path(row) as running:
+        loads.check(running.port)
+        yield running
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="where the figures go")
     parser.add_argument("--only", default="", metavar="SUBSTRING", help="only these rows, and the C limit")
-    parser.add_argument("--quick", action="store_true", help="fewer seconds and guests: a try, not a figure")
+    parser.add_argument("--quick", action="store_true", help="one small round: a try, not a figure")
+    parser.add_argument("--rounds", type=_positive, metavar="N", help=f"default: {Sizes.rounds}")
     return parser.parse_args()
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
 
 
 def _print(lines: Iterable[str]) -> None:

@@ -86,10 +86,10 @@ def upstream(body: Path, port: int = NOVA_PORT) -> str:
     )
 
 
-def namespace_proxy(socket: Path, network_id: str) -> str:
+def namespace_proxy(socket: Path, network_id: str, port: int = METADATA_PORT) -> str:
     """The proxy of one network, which says on the unix socket which network that is."""
     return _COMMON.format(maxconn=1024, threads=2) + _NAMESPACE_PROXY.format(
-        address=METADATA_ADDRESS, port=METADATA_PORT, socket=socket, network_id=network_id
+        address=METADATA_ADDRESS, port=port, socket=socket, network_id=network_id
     )
 
 

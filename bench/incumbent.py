@@ -15,8 +15,9 @@ from cloud.cloud import running
 from cloud.guests import ask
 
 from bench import haproxies, report
+from bench.figures import Figures
 from bench.goals import Verdict
-from bench.loads import Figures, Loads, Sizes
+from bench.loads import Loads, Sizes
 from bench.neutron_queries import counted
 from bench.openstack_node import INCUMBENT, INCUMBENT_WORKERS, PATHS, Node, guests
 from bench.processes import NotReady, memory
@@ -91,8 +92,8 @@ def _row(node: Node, loads: Loads, row: str) -> Figures:
             _wait_until_loaded(node.namespaces.guest)
             before = Usage.now(pids_in(node.cloud.node))
             storm = loads.storm(haproxies.METADATA_PORT)
-            others = Usage.now(pids_in(node.cloud.node)).others_since(before)
-            return {"storm": storm, "queries": queries(), "memory": memory(pids), "others": others}
+            used = Usage.now(pids_in(node.cloud.node)) - before
+            return {"storm": storm, "queries": queries(), "memory": memory(pids), "others": used.others()}
     except NotReady as problem:
         return {"failed": str(problem)}
 

@@ -2,36 +2,37 @@
 
 import json
 import socket
+import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from bench.figures import percentile
-from bench.haproxies import AT_ONCE, WAITING
+from bench.figures import Figures
+from bench.haproxies import AT_ONCE, NOVA_PORT, WAITING
 from bench.processes import NotReady
 from bench.topology import METADATA_ADDRESS, Topology, inside, within
 
 _WRK_SCRIPT = Path(__file__).with_name("wrk.lua")
 _ROOT = Path(__file__).parents[1]
 _ANSWER_WITHIN = 20.0
-Figures = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is asked."""
+    """How much is asked, and how often."""
 
+    rounds: int = 5
     connections: int = 64
     warm_up: int = 1  # seconds
-    seconds: int = 5
+    seconds: int = 1  # of the closed loop, in each round
     guests: int = 400
     requests: int = 28  # of each guest
     think: float = 0.005
     storm_limit: float = 60.0
-    idle: int = 200
+    idle: int = 100
 
 
 class Loads:
@@ -43,10 +44,20 @@ class Loads:
         self._body = body
         self._expected = body.read_bytes()
 
+    def turns(self) -> list[tuple[str, Callable[[int], Figures]]]:
+        """What each path is asked in one round, and what the figures are called."""
+        return [("closed_loop", self.closed_loop), ("storm", self.storm), ("idle", self.idle)]
+
+    def warm_up(self, ports: Sequence[int]) -> None:
+        """A closed loop on all of `ports` at once: threads start, connections to the upstream are made."""
+        commands = [self._wrk(port, self._sizes.warm_up) for port in ports]
+        started = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for command in commands]
+        for process in started:
+            process.wait()
+
     def closed_loop(self, port: int) -> Figures:
         """As many requests as the path can answer, on a fixed number of connections at a time."""
-        self._wrk(port, self._sizes.warm_up)
-        return self._wrk(port, self._sizes.seconds)
+        return self._generated(self._wrk(port, self._sizes.seconds), self._sizes.seconds + 30)
 
     def storm(self, port: int) -> Figures:
         """All guests boot at the same moment."""
@@ -57,21 +68,21 @@ class Loads:
                    "--target", WAITING, "--expect", str(self._body), "--addresses", str(addresses),
                    "--requests", str(sizes.requests), "--think", str(sizes.think),
                    "--time-limit", str(sizes.storm_limit)]  # fmt: skip
-        return self._in_guest(command, sizes.storm_limit + 10)
+        return self._generated(within(self._namespaces.guest, command), sizes.storm_limit + 10)
 
-    def idle(self, port: int, reference: int) -> Figures:
-        """One request at a time through `port` and, alternating, straight to the upstream on `reference`."""
+    def idle(self, port: int) -> Figures:
+        """One request at a time through `port` and, alternating, straight to the upstream."""
         took: list[float] = []
         direct: list[float] = []
         wrong = 0
         with inside(self._namespaces.guest):
             for _ in range(self._sizes.idle):
-                for times, where in ((direct, reference), (took, port)):
+                for times, where in ((direct, NOVA_PORT), (took, port)):
                     began = time.perf_counter()
                     wrong += self._ask(where) != self._expected
                     times.append(time.perf_counter() - began)
-        p50, direct_p50 = percentile(took, 50), percentile(direct, 50)
-        return {"p50": p50, "above_direct": p50 - direct_p50, "errors": wrong}
+        p50 = statistics.median(took)
+        return {"p50": p50, "above_direct": p50 - statistics.median(direct), "errors": wrong}
 
     def check(self, port: int) -> None:
         """Ask once. The answer comes when a worker has loaded; raises `NotReady` when it is not the body."""
@@ -94,16 +105,16 @@ class Loads:
         head, _, body = received.partition(b"\r\n\r\n")
         return body if head.startswith(b"HTTP/1.1 200 ") else received
 
-    def _wrk(self, port: int, seconds: int) -> Figures:
+    def _wrk(self, port: int, seconds: int) -> list[str]:
         connections = str(self._sizes.connections)
         url = f"http://{METADATA_ADDRESS}:{port}{AT_ONCE}"
         command = ["wrk", "-t1", "-c", connections, "-d", str(seconds), "-s", str(_WRK_SCRIPT), url]
-        return self._in_guest(command, seconds + 30)
+        return within(self._namespaces.guest, command)
 
-    def _in_guest(self, command: list[str], limit: float) -> Figures:
+    def _generated(self, command: list[str], limit: float) -> Figures:
         """Run a load generator; its last line of output is the figures."""
-        command = within(self._namespaces.guest, command)
         done = subprocess.run(
             command, stdout=subprocess.PIPE, text=True, check=True, timeout=limit, cwd=_ROOT
         )
-        return json.loads(done.stdout.splitlines()[-1])
+        figures: Figures = json.loads(done.stdout.splitlines()[-1])
+        return figures

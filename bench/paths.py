@@ -32,11 +32,6 @@ class Row:
     def __str__(self) -> str:
         return f"{self.path}, {self.server}" if self.server else self.path
 
-    @property
-    def port(self) -> int:
-        """Where guests reach it."""
-        return haproxies.NOVA_PORT if self.path == DIRECT else haproxies.METADATA_PORT
-
 
 ROWS = (
     Row(DIRECT),
@@ -51,31 +46,51 @@ ROWS = (
 )
 
 
-class Node:
-    """The node of one run: starts the processes of a path in its namespace, one path at a time."""
+@dataclass(frozen=True)
+class Running:
+    """A path that is up: where guests reach it, and its processes, the one nearest to Nova first."""
 
-    def __init__(self, namespaces: Topology, directory: Path) -> None:
+    port: int
+    pids: tuple[int, ...]
+
+
+def groups(only: str = "") -> list[list[Row]]:
+    """What is up at the same time: the C limit and the rows of one server; direct is with the first.
+
+    Of the rows only those with `only` in their names.
+    """
+    rows = [row for row in ROWS if only in str(row) and row.path != C_LIMIT]
+    servers = list(dict.fromkeys(row.server for row in rows if row.server)) or [""]
+    found = {server: [Row(C_LIMIT)] for server in servers}
+    for row in rows:
+        found[row.server or servers[0]].append(row)
+    return list(found.values())
+
+
+class Place:
+    """Where one path runs on the node, beside others: it has a port and a directory of its own."""
+
+    def __init__(self, namespaces: Topology, directory: Path, port: int = haproxies.METADATA_PORT) -> None:
         self._namespaces = namespaces
         self._directory = directory
+        self._port = port
         self._socket = directory / "agent.sock"
-        ini = pipelines.write(directory, self._socket, namespaces.guest_addresses)
-        self._env = {INI_VARIABLE: str(ini)}
         self._log = directory / "log"
 
     def upstream(self, body: Path) -> Process:
-        """The stand-in for Nova."""
+        """The stand-in for Nova, which has its own port."""
         return self._haproxy("nova", haproxies.upstream(body), self._accepts(haproxies.NOVA_PORT))
 
     @contextlib.contextmanager
-    def path(self, row: Row) -> Iterator[list[int]]:
-        """The processes of `row`, the one nearest to Nova first; yields their process ids."""
-        self._log.write_bytes(b"")
+    def path(self, row: Row) -> Iterator[Running]:
+        """The processes of `row`."""
         with contextlib.ExitStack() as stack:
-            yield [stack.enter_context(process) for process in self._processes(row)]
+            pids = tuple(stack.enter_context(process) for process in self._processes(row))
+            yield Running(haproxies.NOVA_PORT if row.path == DIRECT else self._port, pids)
 
     def log(self) -> str:
-        """The end of what the processes of the last path wrote."""
-        return self._log.read_text(errors="replace")[-2000:].strip()
+        """The end of what the processes here wrote."""
+        return self._log.read_text(errors="replace")[-2000:].strip() if self._log.exists() else ""
 
     def _processes(self, row: Row) -> list[Process]:
         if row.path == DIRECT:
@@ -89,23 +104,23 @@ class Node:
         return [self._agent(row.server), self._outer("proxy", row.server)]
 
     def _c_proxy(self) -> Process:
-        text = haproxies.namespace_proxy(self._socket, pipelines.NETWORK_ID)
-        return self._haproxy("proxy", text, self._accepts(haproxies.METADATA_PORT))
+        text = haproxies.namespace_proxy(self._socket, pipelines.NETWORK_ID, self._port)
+        return self._haproxy("proxy", text, self._accepts(self._port))
 
     def _c_agent(self) -> Process:
         return self._haproxy("agent", haproxies.agent(self._socket), lambda: accepts_unix(self._socket))
 
     def _agent(self, server: str) -> Process:
-        self._socket.unlink(missing_ok=True)  # what a server before left behind
         return self._server("agent", server, Listener(self._socket), lambda: accepts_unix(self._socket))
 
     def _outer(self, pipeline: str, server: str) -> Process:
-        listener = Listener(address=METADATA_ADDRESS, port=haproxies.METADATA_PORT)
-        return self._server(pipeline, server, listener, self._accepts(listener.port))
+        listener = Listener(address=METADATA_ADDRESS, port=self._port)
+        return self._server(pipeline, server, listener, self._accepts(self._port))
 
     def _server(self, pipeline: str, server: str, listener: Listener, accepts: Callable[[], bool]) -> Process:
+        ini = pipelines.write(self._directory, self._socket, self._namespaces.guest_addresses)
         words = within(self._namespaces.node, command(server, pipeline, listener))
-        return running(words, accepts, self._log, {**self._env, NAME_VARIABLE: pipeline})
+        return running(words, accepts, self._log, {INI_VARIABLE: str(ini), NAME_VARIABLE: pipeline})
 
     def _haproxy(self, name: str, text: str, accepts: Callable[[], bool]) -> Process:
         config = self._directory / f"{name}.cfg"

@@ -1,5 +1,6 @@
 """Who used the processors: the bench, or others whose work makes its figures worse than they are."""
 
+import contextlib
 import os
 import resource
 import subprocess
@@ -13,24 +14,29 @@ _TICK = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Usage:
-    """Processor seconds so far: of the whole machine, and of the bench with all that it has run."""
+    """Seconds of the clock, and of processors: by the whole machine, and by the bench with all it has run."""
 
-    at: float
-    machine: float
-    bench: float
+    clock: float = 0.0
+    machine: float = 0.0
+    bench: float = 0.0
 
     @classmethod
     def now(cls, still_running: Sequence[int]) -> "Usage":
-        """The usage now; what has not ended yet is not ours by itself, and has to be named."""
+        """All so far; what has not ended yet is not ours by itself, and has to be named."""
         ours = sum(
             _seconds(resource.getrusage(who)) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
         )
         return cls(time.monotonic(), _machine(), ours + sum(map(_process, still_running)))
 
-    def others_since(self, before: "Usage") -> float:
-        """The share of the machine that others used since `before`, 0 to 1."""
-        others = (self.machine - before.machine) - (self.bench - before.bench)
-        return max(0.0, others / (self.at - before.at) / (os.cpu_count() or 1))
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(self.clock + other.clock, self.machine + other.machine, self.bench + other.bench)
+
+    def __sub__(self, before: "Usage") -> "Usage":
+        return Usage(self.clock - before.clock, self.machine - before.machine, self.bench - before.bench)
+
+    def others(self) -> float:
+        """The share of the machine that others had of this, 0 to 1."""
+        return max(0.0, (self.machine - self.bench) / self.clock / (os.cpu_count() or 1))
 
 
 def pids_in(namespace: str) -> list[int]:
@@ -51,5 +57,8 @@ def _machine() -> float:
 
 
 def _process(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICK
+    """Its own, and that of its children that have ended: a worker may, between two looks."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / _TICK
+    return 0.0
