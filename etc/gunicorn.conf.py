@@ -19,9 +19,10 @@ bind = os.environ.get("MDMW_BIND", "unix:/run/mdmw/metadata_proxy")
 umask = int(os.environ.get("MDMW_UMASK", "007"), 8)  # of the process, and so the mode of a unix socket
 backlog = 4096  # net.core.somaxconn caps it
 
-# A request mostly waits for Nova, so what counts is how many may wait: 2 x 200 are the guests of a
-# full host that boot together. gevent has no use for threads and takes worker_connections each.
-workers = int(os.environ.get("MDMW_WORKERS", "2"))
+# A request mostly waits for Nova, so what counts is how many may wait: 2 x 200 would be the guests of
+# a full host that boot together, but even on two cores they wait for each other's interpreter lock.
+# gevent has no use for threads and takes worker_connections each.
+workers = int(os.environ.get("MDMW_WORKERS", "4"))
 worker_class = "gthread"
 threads = int(os.environ.get("MDMW_THREADS", "200"))
 worker_connections = 1000
