@@ -100,7 +100,7 @@ KINDS = {
         _kind("route-missing", "fault", "The namespace has no way back to its guests' other subnets."),
         _kind("sysctl", "warning", "A setting of the namespace's kernel is not as planned."),
         _kind("options-missing", "fault", "Guests are not told the route to the metadata address."),
-        _kind("dhcp-dead", "fault", "dnsmasq does not run."),
+        _kind("dhcp-dead", "fault", "dnsmasq, or the radvd of a router, does not run."),
         _kind("rules-missing", "fault", "Packets are not redirected to the router's listener."),
         _kind("listener-foreign", "fault", "Another program listens in our place.", "listener-hung"),
         _kind("listener-missing", "fault", "Nobody listens for guests."),

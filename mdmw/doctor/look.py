@@ -123,7 +123,7 @@ _WORDS = {
     "route-missing": "its default route is not there",
     "rules-missing": "its rules are not there",
     "options-missing": "DHCP tells guests something else than the route to the metadata address",
-    "dhcp-dead": "dnsmasq does not run",
+    "dhcp-dead": "what tells guests their addresses does not run",
 }
 
 
