@@ -192,10 +192,12 @@ class Upstream:
         oldest = time.monotonic() - self._limits.idle_timeout
         while True:
             with self._lock:
-                idle = next((kept for address in self._addresses if (kept := self._idle[address])), None)
-                if idle is None:
+                for idle in self._idle.values():  # in order of preference
+                    if idle:
+                        connection = idle.pop()
+                        break
+                else:
                     return None
-                connection = idle.pop()
             if connection.idle_since > oldest and connection.is_alive():
                 return connection
             connection.close()

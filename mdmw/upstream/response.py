@@ -1,6 +1,6 @@
 """A response while its bytes arrive. No I/O: bytes go in, what is known of the response comes out."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import httptools
 
@@ -13,6 +13,8 @@ _BETWEEN = len(": \r\n")
 _VERSIONS = ("1.0", "1.1")
 _HEAD_TOO_LARGE = f"a head of more than {MAX_HEAD} bytes or {MAX_HEADERS} headers"
 _INTERIM = range(100, 200)
+_END_OF_HEAD = b"\r\n\r\n"
+_LONGEST_KNOWN, _MOST_KNOWN = 2048, 256  # bytes of a head, heads
 
 
 class BadResponse(Exception):
@@ -21,6 +23,19 @@ class BadResponse(Exception):
 
 class Cut(Exception):
     """The connection ended in the middle of a response."""
+
+
+class _Head(NamedTuple):
+    """What the parser made of a head with a body as long as its Content-Length behind it."""
+
+    status: int
+    reason: str
+    headers: Headers
+    length: int
+
+
+# While many guests boot, the same few heads come again and again, but for the second in their Date.
+_known: dict[bytes, _Head] = {}
 
 
 class Response:
@@ -44,8 +59,7 @@ class Response:
         self._parts: list[bytes] = []
         self._keep_alive = False
         self._surplus = False
-        self._parser: Any = httptools.HttpResponseParser(self)
-        self._parser.set_dangerous_leniencies(lenient_optional_cr_before_lf=True)
+        self._parser: Any = None
 
     @property
     def started(self) -> bool:
@@ -67,8 +81,38 @@ class Response:
         """Take what arrived; raises `BadResponse`."""
         if not self.started and not data.startswith(b"H"):
             raise BadResponse("no status line")
+        if not self.started:
+            self._begin(data)
+            return
         if not self.begun:
             self._head_size += len(data)
+        self._parse(data)
+
+    def _begin(self, data: bytes) -> None:
+        """The first bytes: a response that is all there, with a head that came before, needs no parser."""
+        self._head_size = len(data)
+        head, _, body = data.partition(_END_OF_HEAD)
+        known = None if self._to_head else _known.get(head)
+        if known is not None and known.length == len(body):
+            self.status, self.reason, headers, self.received = known
+            self.headers = headers.copy()
+            self._parts = [body]
+            self.begun = self.complete = self._keep_alive = True
+            return
+        self._parser = httptools.HttpResponseParser(self)
+        self._parser.set_dangerous_leniencies(lenient_optional_cr_before_lf=True)
+        self._parse(data)
+        if (
+            self.reusable
+            and not self._to_head
+            and self.received == len(body) == self.length
+            and len(head) <= _LONGEST_KNOWN
+        ):
+            if len(_known) >= _MOST_KNOWN:
+                _known.clear()
+            _known[head] = _Head(self.status, self.reason, self.headers.copy(), self.received)
+
+    def _parse(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mdmw.upstream.response import MAX_HEAD, MAX_HEADERS, BadResponse, Cut, Response
@@ -31,6 +31,51 @@ def test_w_8_the_pieces_do_not_matter(message, with_interim, data):
     assert (response.status, response.take(), response.complete) == (200, b"hello", True)
     assert response.reusable
     assert "Link" not in dict(response.headers)
+
+
+def said(data: bytes, to_head: bool, cuts: tuple[int, ...] = ()) -> object:
+    try:
+        response = fed(data, to_head, cuts)
+    except BadResponse:
+        return BadResponse
+    return (
+        response.status,
+        response.reason,
+        response.headers,
+        response.complete,
+        response.reusable,
+        (response.take() if response.complete else None),
+    )
+
+
+LINES = ["Content-Length: 5", "content-length: 0", "Connection: close", "Transfer-Encoding: chunked", "A: b"]
+HEADS = st.builds(
+    lambda start, lines, ends: ends.join([start, *lines]) + 2 * ends,
+    st.sampled_from(["HTTP/1.1 200 OK", "HTTP/1.0 200 OK", "HTTP/1.1 304 No", "HTTP/1.1 103 Early"]),
+    st.lists(st.sampled_from(LINES), max_size=3),
+    st.sampled_from(["\r\n", "\n"]),
+)
+BODIES = st.sampled_from(
+    [
+        "",
+        "hello",
+        "hell",
+        "hello you",
+        "\r\n\r\nh",
+        "\r\n\r\nhello",
+        "5\r\nhello\r\n0\r\n\r\n",
+        PLAIN.decode(),
+    ]
+)
+
+
+@given(HEADS, st.lists(BODIES, min_size=2, max_size=3), st.booleans())
+@example("HTTP/1.1 200 OK\nContent-Length: 5\n\n", ["\r\n\r\nh", "\r\n\r\nhello"], False)
+def test_w_10_a_head_that_came_before_means_the_same_again(head, bodies, to_head):
+    """W-10, W-16: whole, and again with another body, is what the parser says of the pieces."""
+    for body in bodies:
+        data = (head + body).encode()
+        assert said(data, to_head) == said(data, to_head, cuts=(1,))
 
 
 def test_the_promised_length_and_reason():
