@@ -1,7 +1,7 @@
 """`python -m bench`: every path on every server, one table, and a verdict on the goals. Needs root.
 
-What is compared is up at the same time, and loaded in turn; all is started anew for each round, because
-two starts of the same server differ, as do two minutes of the same machine.
+What is compared is up at the same time, and loaded in turn, round after round; all is started anew a few
+times, because two starts of the same server differ, as do two minutes of the same machine.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from bench.processes import NotReady, memory
 from bench.topology import Topology, topology
 from bench.usage import Usage, pids_in
 
-_QUICK = Sizes(rounds=1, guests=100, idle=50)
+_QUICK = Sizes(starts=1, rounds=1, guests=100, idle=50)
 _TOOLS = ("ip", "haproxy", "wrk")
 
 
@@ -39,10 +39,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that finally runs
 
     sizes = _QUICK if options.quick else Sizes()
-    sizes = replace(sizes, rounds=options.rounds or sizes.rounds)
+    sizes = replace(sizes, starts=options.starts or sizes.starts)
     rounds = measure(groups(options.only), sizes)
     results, verdicts = report.results(rounds), list(judge(rounds))
-    _print(report.table(results, sizes.rounds))
+    _print(report.table(results, sizes.starts * sizes.rounds))
     _print(report.verdicts(verdicts))
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(report.document(results, verdicts), indent=2) + "\n")
@@ -50,23 +50,23 @@ def main() -> int:
 
 
 def measure(together: Sequence[Sequence[Row]], sizes: Sizes) -> list[Round]:
-    """A round of each group, then the next of each: a slow minute of the machine hits all alike."""
+    """A start of each group, then the next of each: a slow minute of the machine hits all alike."""
     with tempfile.TemporaryDirectory(prefix="mdmw-bench-") as name, topology(sizes.guests) as namespaces:
         directory = Path(name)
         body = directory / "meta_data.json"
         body.write_bytes(haproxies.meta_data())
         loads = Loads(namespaces, sizes, body)
-        rounds = []
+        rounds: list[Round] = []
         with Place(namespaces, directory).upstream(body):
-            for number in range(sizes.rounds):
+            for start in range(sizes.starts):
                 for group in together:
                     what = group[-1].server or group[-1].path
-                    print(f"bench: round {number + 1} of {sizes.rounds}, {what}", file=sys.stderr)
-                    rounds.append(_round(namespaces, loads, group, number))
+                    print(f"bench: start {start + 1} of {sizes.starts}, {what}", file=sys.stderr)
+                    rounds += _started(namespaces, loads, group, sizes.rounds)
         return rounds
 
 
-def _round(namespaces: Topology, loads: Loads, group: Sequence[Row], number: int) -> Round:
+def _started(namespaces: Topology, loads: Loads, group: Sequence[Row], rounds: int) -> list[Round]:
     """All of `group` started anew, measured while all is up, and stopped."""
     failed: dict[Row, Figures] = {}
     up: dict[Row, Running] = {}
@@ -80,7 +80,7 @@ def _round(namespaces: Topology, loads: Loads, group: Sequence[Row], number: int
             except NotReady as problem:
                 failed[row] = {"failed": f"{problem}\n{place.log()}".strip()}
         loads.warm_up([running.port for running in up.values()])
-        return {**failed, **_in_turn(namespaces, loads, up, number)}
+        return [{**failed, **_in_turn(namespaces, loads, up, number)} for number in range(rounds)]
 
 
 def _in_turn(namespaces: Topology, loads: Loads, up: Mapping[Row, Running], number: int) -> Round:
@@ -110,7 +110,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="where the figures go")
     parser.add_argument("--only", default="", metavar="SUBSTRING", help="only these rows, and the C limit")
     parser.add_argument("--quick", action="store_true", help="one small round: a try, not a figure")
-    parser.add_argument("--rounds", type=_positive, metavar="N", help=f"default: {Sizes.rounds}")
+    parser.add_argument("--starts", type=_positive, metavar="N", help=f"default: {Sizes.starts}")
     return parser.parse_args()
 
 

@@ -24,7 +24,8 @@ _ANSWER_WITHIN = 20.0
 class Sizes:
     """How much is asked, and how often."""
 
-    rounds: int = 5
+    starts: int = 3
+    rounds: int = 2  # of each start
     connections: int = 64
     warm_up: int = 1  # seconds
     seconds: int = 1  # of the closed loop, in each round
