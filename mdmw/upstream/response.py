@@ -79,9 +79,9 @@ class Response:
 
     def feed(self, data: bytes) -> None:
         """Take what arrived; raises `BadResponse`."""
-        if not self.started and not data.startswith(b"H"):
-            raise BadResponse("no status line")
         if not self.started:
+            if not data.startswith(b"H"):
+                raise BadResponse("no status line")
             self._begin(data)
             return
         if not self.begun:
