@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mdmw.upstream.response import MAX_HEAD, MAX_HEADERS, BadResponse, Cut, Response
+from mdmw.upstream.response import MAX_HEAD, MAX_HEADERS, BadResponse, Cut, Response, _known
 
 PLAIN = b"HTTP/1.1 200 Fine\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\nT: x\r\n\r\n"
@@ -76,6 +76,14 @@ def test_w_10_a_head_that_came_before_means_the_same_again(head, bodies, to_head
     for body in bodies:
         data = (head + body).encode()
         assert said(data, to_head) == said(data, to_head, cuts=(1,))
+
+
+def test_the_heads_that_are_remembered_are_few_and_short():
+    for number in range(1000):
+        fed(PLAIN.replace(b"Fine", b"Fine %d" % number))
+    fed(PLAIN.replace(b"Fine", b"Fine" * 1000))
+    assert 0 < len(_known) <= 256
+    assert max(map(len, _known)) <= 2048
 
 
 def test_the_promised_length_and_reason():
