@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 Headers = Sequence[tuple[str, str | bytes]]
 
-TIMEOUT = 20.0
+TIMEOUT = 40.0  # more than mdmw gives an upstream
 
 
 @dataclass(frozen=True)

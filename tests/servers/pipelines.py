@@ -92,11 +92,9 @@ metadata_proxy_shared_secret = {NOVA_SECRET}
 [app:to-agent]
 use = egg:mdmw#agent-forward
 metadata_proxy_socket = {nova}
-agent_timeout = 5
 [app:to-nova]
 use = egg:mdmw#nova-forward
 nova_metadata_host = unix:{nova}
-nova_timeout = 5
 """
 
 _NETWORK = """
