@@ -16,6 +16,7 @@ from mdmw.errors import BadRequest
 SOURCE = "mdmw.source"
 INSTANCE = "mdmw.instance"
 PROOFS = "mdmw.proofs"
+JOURNAL = "mdmw.journal"  # mdmw.observe.journal, where somebody keeps one
 
 #: One set of (name, value) request headers that proves an identity to Nova.
 Proof = tuple[tuple[str, str], ...]

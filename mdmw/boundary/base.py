@@ -5,8 +5,7 @@ from time import perf_counter
 from typing import Any, ClassVar
 
 from mdmw.boundary.answers import answer
-from mdmw.observe.journal import current
-from mdmw.records import Environ
+from mdmw.records import JOURNAL, Environ
 
 StartResponse = Callable[..., Any]
 App = Callable[[Environ, StartResponse], Iterable[bytes]]
@@ -35,7 +34,7 @@ class Filter:
         except Exception as error:
             return answer(error, environ)(environ, start_response)
         finally:
-            if (journal := current()) is not None:
+            if (journal := environ.get(JOURNAL)) is not None:
                 journal.ends.append((self.stage, perf_counter()))
         return self._app(environ, start_response)
 
@@ -57,7 +56,7 @@ class Terminal:
         except Exception as error:
             response = answer(error, environ)
         finally:
-            if (journal := current()) is not None:
+            if (journal := environ.get(JOURNAL)) is not None:
                 journal.ends.append((self.stage, perf_counter()))
         return response(environ, start_response)
 

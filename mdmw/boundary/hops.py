@@ -5,9 +5,9 @@ the operator trusts; the filter that knows which calls `take_over`.
 """
 
 from mdmw import wire
-from mdmw.observe.journal import current
+from mdmw.observe.journal import Journal
 from mdmw.observe.trace_context import TraceContext, parse
-from mdmw.records import Environ
+from mdmw.records import JOURNAL, Environ
 
 _ID_NAME = wire.REQUEST_ID.lower()
 _ID_LENGTH = len(_ID_NAME)
@@ -15,7 +15,7 @@ _ID_LENGTH = len(_ID_NAME)
 
 def take_over(environ: Environ) -> None:
     """The request comes from a trusted hop: its id goes on, and its trace."""
-    journal = current()
+    journal: Journal | None = environ.get(JOURNAL)
     if journal is None:
         return
     journal.request_id = wire.request_id(environ.get(wire.REQUEST_ID_KEY, "")) or journal.request_id
@@ -27,9 +27,9 @@ def take_over(environ: Environ) -> None:
     journal.trace = TraceContext(given.trace_id, span_id, given.is_sampled)
 
 
-def onward() -> wire.Headers:
+def onward(environ: Environ) -> wire.Headers:
     """The headers for the next hop; none where nobody keeps a journal."""
-    journal = current()
+    journal: Journal | None = environ.get(JOURNAL)
     if journal is None:
         return []
     headers = [(wire.REQUEST_ID, journal.request_id)]
@@ -38,9 +38,9 @@ def onward() -> wire.Headers:
     return headers
 
 
-def answered(headers: wire.Headers) -> None:
+def answered(headers: wire.Headers, environ: Environ) -> None:
     """The next hop answered with these; one that did not trust our id has its own, which then counts."""
-    journal = current()
+    journal: Journal | None = environ.get(JOURNAL)
     if journal is None:
         return
     for name, value in headers:

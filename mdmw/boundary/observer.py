@@ -3,15 +3,16 @@
 import atexit
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import groupby
 from operator import attrgetter
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any
 
 from mdmw.boundary.base import App, StartResponse
 from mdmw.observe.batch import Batch, Losses
-from mdmw.observe.journal import Journal, Observer, current, enter, leave
-from mdmw.records import INSTANCE, SOURCE, Environ
+from mdmw.observe.journal import Journal, Observer, here
+from mdmw.records import INSTANCE, JOURNAL, SOURCE, Environ
 from mdmw.wire import REQUEST_ID
 
 _STATUS_DIGITS = 3
@@ -36,17 +37,18 @@ class Observed:
         atexit.register(flush)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        journal = current()
-        if journal is not None:
-            journal.observers += self._observers
+        place = here()
+        if place.journal is not None:
+            place.journal.observers += self._observers
             return self._app(environ, start_response)
-        # What follows is done for each request while others wait for the interpreter.
+        # What follows is done for each request while others wait for the interpreter, and seldom finds
+        # anything in the processor's caches: each call, each object counts.
         target = environ.get("REQUEST_URI") or environ.get("RAW_URI") or environ.get("PATH_INFO", "")
-        journal = Journal(environ.get("REQUEST_METHOD", ""), target, environ.get("REMOTE_ADDR") or "")
+        journal = environ[JOURNAL] = place.journal = Journal(environ.get("REQUEST_METHOD", ""), target)
         journal.observers = self._observers
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[..., Any]:
-            journal.status = int(status[:_STATUS_DIGITS])
+            journal.status = _number(status)
             for name, _ in headers:
                 if len(name) == _ID_LENGTH and name.lower() == _ID_NAME:
                     break
@@ -57,7 +59,6 @@ class Observed:
             )
             return write
 
-        token = enter(journal)
         try:
             body = self._app(environ, start)
         except BaseException as error:
@@ -66,11 +67,11 @@ class Observed:
             _end(journal)
             raise
         finally:
-            leave(token)
+            place.journal = None
         _take_records(journal, environ)
         if not isinstance(body, list):
             return _Counted(body, journal)
-        journal.sent = sum([len(piece) for piece in body])
+        journal.sent = len(body[0]) if len(body) == 1 else sum(map(len, body))
         _end(journal)
         return body
 
@@ -109,6 +110,11 @@ def _take_records(journal: Journal, environ: Environ) -> None:
     journal.instance = environ.get(INSTANCE)
 
 
+@lru_cache(maxsize=256)
+def _number(status: str) -> int:
+    return int(status[:_STATUS_DIGITS])
+
+
 def _end(journal: Journal) -> None:
     journal.seconds = perf_counter() - journal.began
     _OVER.add(journal)
@@ -125,8 +131,9 @@ def flush() -> None:
 
 
 def _tell(journals: Sequence[Journal]) -> None:
+    epoch = perf_counter() - time()
     for journal in journals:
-        journal.close()
+        journal.close(epoch)
     for observers, some in groupby(journals, attrgetter("observers")):
         together = list(some)
         for observer in observers:

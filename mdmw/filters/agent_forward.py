@@ -70,8 +70,8 @@ class AgentForward(Terminal):
         headers = [*wire.to_agent(environ), *wire.source_headers(environ[SOURCE], self._legacy_headers)]
         if self._signer:
             headers.append(_signature(self._signer, method, target, environ[SOURCE]))
-        answer = self._upstream.exchange(method, target, [*headers, *onward()], body)
-        answered(answer.headers)
+        answer = self._upstream.exchange(method, target, [*headers, *onward(environ)], body)
+        answered(answer.headers, environ)
         return Relayed(answer, wire.from_agent(answer.headers))
 
 

@@ -72,7 +72,7 @@ class NovaForward(Terminal):
         method = environ["REQUEST_METHOD"]
         target = wire.request_target(environ)
         body = read_body(environ, self._max_body)
-        headers = [*wire.to_nova(environ), *onward()]
+        headers = [*wire.to_nova(environ), *onward(environ)]
         deadline = self._upstream.deadline()
         first, *others = environ[PROOFS]
         answer = self._upstream.exchange(method, target, [*headers, *first], body, deadline)

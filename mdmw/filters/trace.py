@@ -16,10 +16,10 @@ from mdmw.boundary.base import App, StartResponse
 from mdmw.boundary.observer import Observed
 from mdmw.errors import ConfigError
 from mdmw.observe.batch import Batch
-from mdmw.observe.journal import Journal, current
+from mdmw.observe.journal import Journal
 from mdmw.observe.trace_context import TraceContext
 from mdmw.options import PIPELINE, load
-from mdmw.records import Environ
+from mdmw.records import JOURNAL, Environ
 
 OPTIONS: list[cfg.Opt] = []
 
@@ -32,7 +32,7 @@ class Traced:
         self._begin = begin
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        journal = current()
+        journal: Journal | None = environ.get(JOURNAL)
         if journal is not None:
             journal.trace = self._begin()
         return self._app(environ, start_response)

@@ -5,9 +5,10 @@ request is in this thread or greenlet anybody can write into it with `note` and 
 without an observer these do nothing. Nobody decides anything by it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
-from time import perf_counter, time
+from time import perf_counter
 from types import MappingProxyType
 from typing import Protocol
 
@@ -40,15 +41,19 @@ class Observer(Protocol):
 class Journal:
     """One request. Times are seconds; `began` and `seconds` are of a clock that only counts.
 
-    `stages` are there when it is over: the time in each stage of the pipeline, in their order.
+    `time` and `stages` are there when it is over: when it began, since 1970, and the time in each
+    stage of the pipeline, in their order.
     """
 
     # What most requests leave as it is costs nothing to have here.
+    time = 0.0
     source: Source | None = None
     instance: Instance | None = None
+    peer = ""
     status = 0
     sent = 0  # bytes of the body
     seconds = 0.0
+    stages: Mapping[str, float] = MappingProxyType({})
     cache = ""
     error = ""  # class name of the domain error, or of a defect
     notes: Mapping[str, int] = MappingProxyType({})
@@ -56,19 +61,17 @@ class Journal:
     parent_span = ""  # of the hop that called, if it is trusted
     observers: tuple[Observer, ...] = ()
 
-    def __init__(self, method: str, target: str, peer: str) -> None:
-        self.time = time()
+    def __init__(self, method: str, target: str) -> None:
         self.began = perf_counter()
         self.method = method
         self.target = target  # as the server gave it, with the query: never to be shown whole
-        self.peer = peer
         self.request_id = new_request_id()
-        self.stages: dict[str, float] = {}
         #: When each stage ended, as `began`; it began when the one before it ended, or the request began.
         self.ends: list[tuple[str, float]] = []
 
-    def close(self) -> None:
-        """The request is over: make of the `ends` the `stages`."""
+    def close(self, epoch: float) -> None:
+        """The request is over; `epoch` is 1970 on the clock of `began`."""
+        self.time = self.began - epoch
         stages: dict[str, float] = {}
         before = self.began
         for stage, at in self.ends:
@@ -77,33 +80,64 @@ class Journal:
         self.stages = stages
 
 
-_CURRENT: ContextVar[Journal | None] = ContextVar("mdmw.journal", default=None)
+class Place:
+    """Where a thread or greenlet has the journal of the request that it works for, or None.
 
-#: The journal of the request that this thread or greenlet works for, or None.
-current = _CURRENT.get
+    A `ContextVar` of journals would have to be set twice for each request, which takes longer.
+    """
 
-#: For observers: make a journal the current one, and undo that.
-enter = _CURRENT.set
-leave = _CURRENT.reset
+    __slots__ = ("journal",)
+
+    def __init__(self) -> None:
+        self.journal: Journal | None = None
+
+
+_PLACE: ContextVar[Place | None] = ContextVar("mdmw.journal", default=None)
+
+
+def here() -> Place:
+    """For observers: the place of this thread or greenlet."""
+    place = _PLACE.get()
+    if place is None:
+        place = Place()
+        _PLACE.set(place)
+    return place
+
+
+@contextmanager
+def kept(journal: Journal) -> Iterator[None]:
+    """This journal is the current one, within the block."""
+    place = here()
+    before, place.journal = place.journal, journal
+    try:
+        yield
+    finally:
+        place.journal = before
+
+
+def current() -> Journal | None:
+    """The journal of the request that this thread or greenlet works for."""
+    place = _PLACE.get()
+    return place.journal if place else None
 
 
 def note(what: str, number: int = 1) -> None:
     """Count one of `NOTES`."""
-    journal = _CURRENT.get()
+    journal = current()
     if journal is not None:
         journal.notes = {**journal.notes, what: journal.notes.get(what, 0) + number}
 
 
 def note_cache(outcome: str) -> None:
     """What the cache had, one of `CACHE_OUTCOMES`; the last one counts."""
-    journal = _CURRENT.get()
+    journal = current()
     if journal is not None:
         journal.cache = outcome
 
 
 def note_error(error: BaseException) -> str:
     """Remember what ended the request, and give the request id under which the logs have it."""
-    journal = _CURRENT.get()
+    journal = current()
     if journal is None:
         return new_request_id()
     journal.error = type(error).__name__

@@ -21,14 +21,11 @@ Line = Callable[[Journal], str]
 
 def json_line(journal: Journal) -> str:
     """One JSON object; what there is not is absent. Times are milliseconds."""
-    trace = f',"trace_id":"{journal.trace.trace_id}"' if journal.trace else ""
-    stages = ",".join([f'"{stage}":{seconds * 1000:.3f}' for stage, seconds in journal.stages.items()])
-    line = (
-        f'{{"time":"{_time(journal.time)}","request_id":"{journal.request_id}"{trace}'
-        f"{_json_guest(*_guest(journal))}{_json_question(*_question(journal))}"
-        f'{_JSON_QUERY["?" in journal.target]},"status":{journal.status},"bytes":{journal.sent}'
-        f',"ms":{journal.seconds * 1000:.3f},"stages":{{{stages}}}'
-    )
+    line = _json_form(tuple(journal.stages)) % _fields(journal, _json_guest, _json_question)
+    if "?" in journal.target:
+        line += ',"query":true'
+    if journal.trace:
+        line += f',"trace_id":"{journal.trace.trace_id}"'
     if journal.cache:
         line += f',"cache":"{journal.cache}"'
     if journal.error:
@@ -41,12 +38,7 @@ def json_line(journal: Journal) -> str:
 
 def text_line(journal: Journal) -> str:
     """Ten columns, `-` for what there is not, then `name=value`. Times are milliseconds."""
-    stages = "".join([f" {stage}={seconds * 1000:.3f}" for stage, seconds in journal.stages.items()])
-    line = (
-        f"{_time(journal.time)} {journal.request_id} {_text_guest(*_guest(journal))}"
-        f" {_text_question(*_question(journal))}"
-        f" {journal.status} {journal.sent} {journal.seconds * 1000:.3f}{stages}"
-    )
+    line = _text_form(tuple(journal.stages)) % _fields(journal, _text_guest, _text_question)
     if journal.cache:
         line += f" cache={journal.cache}"
     if journal.error:
@@ -73,26 +65,45 @@ def path_of(target: str) -> str:
     return path
 
 
-_JSON_QUERY = ("", ',"query":true')
-
-#: Address, kind and id of the scope, id of the instance; "" for what there is not.
-_Guest = tuple[str, str, str, str]
-
-
-def _guest(journal: Journal) -> _Guest:
+def _fields(
+    journal: Journal, guest: Callable[[str, str, str, str], str], question: Callable[[str, str], str]
+) -> tuple[object, ...]:
+    """What a form has places for."""
     source, instance = journal.source, journal.instance
     id_ = instance.id if instance else ""
     if source is None:
-        return journal.peer, "", "", id_
-    return source.address, source.scope.kind, source.scope.id, id_
+        who = guest(journal.peer, "", "", id_)
+    else:
+        who = guest(source.address, source.scope.kind, source.scope.id, id_)
+    path = journal.target
+    if len(path) > MOST_OF_PATH or "?" in path:
+        path = path.partition("?")[0][: MOST_OF_PATH + 1]
+    second, millisecond = divmod(int(journal.time * 1000), 1000)
+    return (
+        _second(second),
+        millisecond,
+        journal.request_id,
+        who,
+        question(journal.method[:MOST_OF_METHOD], path),
+        journal.status,
+        journal.sent,
+        journal.seconds * 1000,
+        *[seconds * 1000 for seconds in journal.stages.values()],
+    )
 
 
-def _question(journal: Journal) -> tuple[str, str]:
-    """Method and path, neither longer than it is to be shown."""
-    return journal.method[:MOST_OF_METHOD], journal.target.partition("?")[0][: MOST_OF_PATH + 1]
+# There are few forms, and the same guests ask for the same few things again and again.
 
 
-# The same guests ask for the same few things again and again.
+@lru_cache(maxsize=64)
+def _json_form(stages: tuple[str, ...]) -> str:
+    times = ",".join(f'"{stage}":%.3f' for stage in stages)
+    return f'{{"time":"%s.%03dZ","request_id":"%s"%s%s,"status":%d,"bytes":%d,"ms":%.3f,"stages":{{{times}}}'
+
+
+@lru_cache(maxsize=64)
+def _text_form(stages: tuple[str, ...]) -> str:
+    return "%s.%03dZ %s %s %s %d %d %.3f" + "".join(f" {stage}=%.3f" for stage in stages)
 
 
 @lru_cache(maxsize=1024)
@@ -117,19 +128,13 @@ def _text_question(method: str, path: str) -> str:
     return f"{_word(method)} {quoted(path_of(path))}"
 
 
+@lru_cache(maxsize=1)
+def _second(seconds: int) -> str:
+    return strftime("%Y-%m-%dT%H:%M:%S", gmtime(seconds))
+
+
 def _word(text: str) -> str:
     text = text[:MOST_OF_ID]
     if not text:
         return "-"
     return text if _PLAIN.fullmatch(text) else quoted(text)
-
-
-def _time(seconds: float) -> str:
-    """RFC 3339 in UTC, with milliseconds."""
-    milliseconds = int(seconds * 1000)
-    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
-
-
-@lru_cache(maxsize=1)
-def _second(seconds: int) -> str:
-    return strftime("%Y-%m-%dT%H:%M:%S", gmtime(seconds))

@@ -108,4 +108,4 @@ def tally(pipeline: str, journals: Sequence[Journal]) -> tuple[Counter[Name], di
 
 
 def _last_stage(journal: Journal) -> str:
-    return stage_label(next(reversed(journal.stages), OTHER))
+    return stage_label(next(reversed([*journal.stages]), OTHER))

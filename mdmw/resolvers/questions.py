@@ -6,7 +6,7 @@ from typing import Any
 from mdmw.errors import BadRequest, NotFound, NotIdentified
 from mdmw.observe.checks import provide_check
 from mdmw.observe.desk import provide
-from mdmw.observe.journal import RESOLVER_CALL, Journal, enter, leave
+from mdmw.observe.journal import RESOLVER_CALL, Journal, kept
 from mdmw.records import Instance, Scope, Source, normalise_address, normalise_mac
 from mdmw.resolvers.back_end import Absent
 from mdmw.resolvers.caching import Caching
@@ -36,14 +36,12 @@ class Questions:
         """Who is this, found as for a guest; `calls` is how often the back end was asked for it."""
         source = _source(kind, id, address, mac)
         instance, reason = None, ""
-        journal = Journal("", "", "")
-        token = enter(journal)
+        journal = Journal("", "")
         try:
-            instance = self._resolver.resolve(source, fresh=fresh)
+            with kept(journal):
+                instance = self._resolver.resolve(source, fresh=fresh)
         except NotIdentified as error:
             reason = str(error)
-        finally:
-            leave(token)
         return {
             "instance": instance and _described(instance),
             "reason": reason,

@@ -31,7 +31,7 @@ class Respond(Terminal):
         self.onward = {}
 
     def respond(self, environ):
-        self.onward = dict(onward())
+        self.onward = dict(onward(environ))
         if self.error:
             raise self.error
 

@@ -56,7 +56,8 @@ def kept():
 
 
 def test_a_request(kept):
-    """Who, what, how long: each stage by its name, all in the time of the whole."""
+    """Who, what, when, how long: each stage by its name, all in the time of the whole."""
+    before = time.time()
     reply = call(observed(Identify(Respond()), kept), "PUT", "/a%20b?secret=1")
     (journal,) = kept.journals
     assert (journal.method, journal.target, journal.status, journal.sent) == (
@@ -67,6 +68,7 @@ def test_a_request(kept):
     )
     assert (journal.source, journal.instance, journal.peer) == (ADA, INSTANCE_OF_ADA, ADA.address)
     assert list(journal.stages) == ["identify", "respond"]
+    assert before - 0.1 < journal.time <= time.time()
     assert 0 < sum(journal.stages.values()) < journal.seconds
     assert (journal.cache, journal.error, dict(journal.notes)) == ("", "", {})
     assert reply.value("X-Openstack-Request-Id") == journal.request_id

@@ -30,8 +30,8 @@ TEXT = re.compile(
 
 
 def journal(method="GET", target="/latest/", peer="10.0.0.5", **more):
-    made = Journal(method, target, peer)
-    for name, value in more.items():
+    made = Journal(method, target)
+    for name, value in (more | {"peer": peer}).items():
         setattr(made, name, value)
     return made
 

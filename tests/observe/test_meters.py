@@ -26,7 +26,7 @@ LABELS = ("combined",)
 
 def over(**attributes):
     """A request that is over."""
-    made = Journal("GET", "/", "10.0.0.5")
+    made = Journal("GET", "/")
     vars(made).update(attributes)
     return made
 

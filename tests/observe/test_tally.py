@@ -14,7 +14,7 @@ ADA = Instance("ada", "project", "port")
 
 
 def request(scope=BLUE, status=200, seconds=0.004, target="/latest/?token=secret", time=100.0):
-    journal = Journal("GET", target, "10.0.0.5")
+    journal = Journal("GET", target)
     journal.source = scope and Source("10.0.0.5", scope)
     journal.instance = ADA if status == 200 else None
     journal.status, journal.seconds, journal.time = status, seconds, time

@@ -85,7 +85,7 @@ def test_openmetrics_is_for_those_who_ask_for_it(options):
 
 def test_what_was_counted_is_there(options, tmp_path):
     meters = Meters(tmp_path / "metrics", "combined")
-    journal = Journal("GET", "/", "10.0.0.5")
+    journal = Journal("GET", "/")
     journal.status = 404
     journal.error = "NotIdentified"
     journal.stages = {"resolve": 0.2}
