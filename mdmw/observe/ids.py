@@ -1,37 +1,56 @@
 """Ids for logs and traces: unique, cheap, and no secret.
 
 Not of the kernel's random bytes: to ask for them lets another thread have the interpreter, which with a
-hundred threads costs a fifth of the requests/s. The generator is seeded by the first id of each process.
+hundred threads costs a fifth of the requests/s. The first id of each process begins anew.
 """
 
 import os
 import random
+from collections.abc import Iterator
+from itertools import chain, repeat
 from uuid import uuid4
 
-_PROCESS = f"req-{uuid4()}"[:-12]
+_FIRST, _END = 10**11, 10**12  # twelve decimal digits, which are hexadecimal ones too
 
 
-def _seeded(number: int) -> int:
+def _begin() -> int:
+    global _prefix, _numbers
+    _prefix = f"req-{uuid4()}"[:-12]
+    _numbers = _around(_seeded().randrange(_FIRST, _END))
+    return next(_numbers)
+
+
+def _around(first: int) -> Iterator[int]:
+    return chain(range(first, _END), chain.from_iterable(repeat(range(_FIRST, _END))))
+
+
+def _seeded() -> random.Random:
+    return random.Random(os.urandom(32))  # noqa: S311 - no secret
+
+
+def _seed(number: int) -> int:
     global _bits
-    _bits = random.Random(os.urandom(32)).getrandbits  # noqa: S311 - no secret
+    _bits = _seeded().getrandbits
     return _bits(number)
-
-
-_bits = _seeded
 
 
 def _forget() -> None:
     """In a forked child: the parent's would go on with the same numbers."""
-    global _bits
-    _bits = _seeded
+    global _numbers, _bits
+    _numbers = iter(())
+    _bits = _seed
 
 
+_prefix = ""
+_numbers: Iterator[int] = iter(())
+_bits = _seed
 os.register_at_fork(after_in_child=_forget)
 
 
 def new_request_id() -> str:
-    """As all of OpenStack spells it: `req-` and a UUID. Only its last 48 bits differ within a server."""
-    return f"{_PROCESS}{_bits(48):012x}"
+    """As all of OpenStack spells it: `req-` and a UUID. A process counts in its last twelve digits."""
+    number = next(_numbers, 0) or _begin()
+    return _prefix + str(number)
 
 
 def new_trace_id() -> str:

@@ -14,6 +14,7 @@ from observed import Kept, observed, saying
 
 from mdmw.boundary.base import Filter, Terminal
 from mdmw.errors import NotIdentified, Unavailable
+from mdmw.observe import ids
 from mdmw.observe.ids import new_request_id
 from mdmw.observe.journal import (
     HIT,
@@ -244,6 +245,12 @@ def test_ids_look_like_openstacks_and_differ():
     made = {new_request_id() for _ in range(10_000)}
     assert len(made) == 10_000
     assert all(REQUEST_ID.fullmatch(one) for one in made)
+
+
+def test_ids_begin_again_when_their_digits_are_used_up():
+    """Twelve digits last for a year of ten thousand requests/s; the thirteenth would make them longer."""
+    numbers = ids._around(ids._END - 2)
+    assert [len(str(next(numbers))) for _ in range(5)] == [12] * 5
 
 
 def test_forked_processes_have_ids_of_their_own():
