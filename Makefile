@@ -19,14 +19,14 @@ run: $(VENV)/.run ## the whole path with sample guests, until Ctrl-C (ONCE=1: en
 	@tools/need --optional ip=iproute2 nft=nftables curl=curl
 	@$(BIN)/mdmw demo $(if $(filter 1,$(ONCE)),--once)
 
-test: $(VENV)/.test lint docs ## everything CI checks: style, types, layers, docs, tests
+test: $(VENV)/.test ## everything CI checks: style, types, layers, docs, tests
 	@tools/need --optional ip=iproute2 nft=nftables iptables=iptables curl=curl haproxy=haproxy \
 	    dnsmasq=dnsmasq-base radvd=radvd prometheus=prometheus node=nodejs busybox=busybox udhcpc=udhcpc dhclient=isc-dhcp-client \
 	    memcached=memcached rabbitmq-server=rabbitmq-server
 	@tools/cloud-init build/cloud-init
 	@$(BIN)/coverage erase
-	@# Two halves side by side, each shown when it is over: most of their time is waiting.
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target .test-on-nodes .test-elsewhere
+	@# Side by side, each shown when it is over: most of the tests' time is waiting.
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target .test-on-nodes .test-elsewhere lint docs
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --skip-covered --skip-empty | tail -n 40
 

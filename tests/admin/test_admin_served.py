@@ -10,6 +10,7 @@ from administered import Api
 from local import ENTRY, host
 from peers import PATIENCE, peers_in
 from resolvers.neutron_api import Cloud, config
+from stopping import stop
 
 from mdmw.resolvers import conformance
 
@@ -163,7 +164,7 @@ def test_a_process_that_hangs_is_named(made):
     """The others are heard, and the answer says what it lacks."""
     _, said = made.ask("POST", "/v1/cache:purge", {"all": True})
     stopped = said["processes"][0]["pid"]
-    os.kill(stopped, signal.SIGSTOP)
+    stop(stopped)
     try:
         status, said = made.ask("GET", "/v1/networks")
         assert status == 200

@@ -19,6 +19,7 @@ from node.kvm_host import inside, ip
 from peers import PATIENCE, response
 from resolvers.neutron_api import answer, says
 from site_of_doctor import Node, Nova
+from stopping import stop
 
 from mdmw.cli.main import main
 from mdmw.node.namespaces import CommandError, run
@@ -59,7 +60,7 @@ def _applied(node: Node) -> Iterator[None]:
 def stopped(*pids: int) -> Iterator[None]:
     """Processes that do nothing for a while."""
     for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
     try:
         yield
     finally:

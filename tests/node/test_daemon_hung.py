@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from daemon import Site, namespaces, site
 from servers.namespace import Namespace
+from stopping import stop
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("ip"), reason="needs root and ip for namespaces"
@@ -45,7 +45,7 @@ def test_workers_that_hang_are_replaced(place: Site) -> None:
     place.want(*[[f"qdhcp-{one}", ["169.254.169.254", 80, None], ["network", one]] for one in NETWORKS])
     before = place.workers(keeper)
     for pid in before:
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
     answers: list[bytes] = []
     guests = [threading.Thread(target=lambda name=name: answers.append(answer(name))) for name in NAMES]
     for guest in guests:

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 
 NETWORKS = 100
 ADDRESSES = tuple(f"10.0.0.{number}" for number in range(3, 8))
-REQUESTS = int(os.environ.get("MDMW_ISOLATION_REQUESTS", "20000"))
+REQUESTS = int(os.environ.get("MDMW_ISOLATION_REQUESTS", "10000"))
 CROWDS = 2
 TESTS = Path(__file__).parents[1]
 

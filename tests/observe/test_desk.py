@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stopping import stop
 
 from mdmw.errors import Unavailable
 from mdmw.observe import desk
@@ -252,7 +253,7 @@ def test_a_process_that_is_killed_leaves_a_socket_which_goes_when_somebody_asks(
 
 def test_a_process_that_is_stopped_is_there_but_does_not_answer(directory: Path, start: Any) -> None:
     other, good = start(), start()
-    os.kill(other.process.pid, signal.SIGSTOP)
+    stop(other.process.pid)
     began = time.monotonic()
     replies = {reply.pid: reply for reply in ask(directory, "pid", timeout=0.3)}
     assert time.monotonic() - began < PATIENCE
@@ -264,7 +265,7 @@ def test_a_process_that_is_stopped_is_there_but_does_not_answer(directory: Path,
 
 def test_a_stopped_process_whose_queue_is_full_holds_nobody_up(directory: Path, start: Any) -> None:
     other = start()
-    os.kill(other.process.pid, signal.SIGSTOP)
+    stop(other.process.pid)
     path = str(directory / f"proxy-{other.process.pid}.sock")
     waiting = []
     try:

@@ -23,6 +23,7 @@ from resolvers.neutron_api import PASSWORD, Cloud, config, says
 from servers.launch import ETC, SERVERS, Listener
 from servers.nova import Nova
 from servers.running import started
+from stopping import stop
 
 from mdmw.observe.processes import ask
 from mdmw.operations.health import Health, app_factory
@@ -226,11 +227,11 @@ def test_a_worker_that_hangs_is_seen_and_others_answer(
 ) -> None:
     until(is_ready(health))
     one, two = (reply.pid for reply in ask(directory / "processes", "process"))
-    os.kill(one, signal.SIGSTOP)
+    stop(one)
     try:
         until(lambda: "1 of 2 answer" in texts(health, "processes"))
         until(is_ready(health))
-        os.kill(two, signal.SIGSTOP)
+        stop(two)
         until(lambda: missing(health) == ["processes"])
         assert texts(health, "processes") == "agent: 0 of 2 answer"
     finally:
