@@ -115,7 +115,7 @@ class World(RuleBasedStateMachine):
 
 
 TestWorld = World.TestCase
-TestWorld.settings = settings(max_examples=250, stateful_step_count=40)
+TestWorld.settings = settings(max_examples=600, stateful_step_count=40)
 
 
 def test_the_model_finds_a_cache_without_the_idle_rule():
