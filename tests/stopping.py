@@ -12,7 +12,7 @@ def stop(pid: int) -> None:
     deadline = time.monotonic() + 10
     while not all(_is_stopped(thread) for thread in Path(f"/proc/{pid}/task").iterdir()):
         assert time.monotonic() < deadline
-        time.sleep(0.001)
+        time.sleep(0.001)  # the interval of the loop; the kernel tells only a parent
 
 
 def _is_stopped(thread: Path) -> bool:

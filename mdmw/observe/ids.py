@@ -25,7 +25,7 @@ def _around(first: int) -> Iterator[int]:
 
 
 def _seeded() -> random.Random:
-    return random.Random(os.urandom(32))  # noqa: S311 - no secret
+    return random.Random(os.urandom(32))  # noqa: S311 - ids are no secrets, they only must differ
 
 
 def _seed(number: int) -> int:
