@@ -84,6 +84,7 @@ $(VENV)/.run: $(BIN)/python setup.cfg constraints.txt
 	$(PIP) install --constraint constraints.txt --editable .[node,admin]
 	@touch $@
 
-$(VENV)/.test: $(BIN)/python setup.cfg constraints.txt
+$(VENV)/.test: $(BIN)/python setup.cfg constraints.txt setup.py mdmw/observe/_recording.c
+	@tools/need --optional 'cc=gcc libc6-dev' python3-config=python3-dev
 	$(PIP) install --constraint constraints.txt --editable .[test,docs]
 	@touch $@ $(VENV)/.run

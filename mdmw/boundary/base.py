@@ -1,7 +1,6 @@
 """What all filters share: the boundary at which an error becomes an answer."""
 
 from collections.abc import Callable, Iterable
-from time import perf_counter
 from typing import Any, ClassVar
 
 from mdmw.boundary.answers import answer
@@ -35,7 +34,7 @@ class Filter:
             return answer(error, environ)(environ, start_response)
         finally:
             if (journal := environ.get(JOURNAL)) is not None:
-                journal.ends.append((self.stage, perf_counter()))
+                journal.ended(self.stage)
         return self._app(environ, start_response)
 
     def prepare(self, environ: Environ) -> None:
@@ -57,7 +56,7 @@ class Terminal:
             response = answer(error, environ)
         finally:
             if (journal := environ.get(JOURNAL)) is not None:
-                journal.ends.append((self.stage, perf_counter()))
+                journal.ended(self.stage)
         return response(environ, start_response)
 
     def respond(self, environ: Environ) -> App:

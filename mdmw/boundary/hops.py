@@ -5,7 +5,7 @@ the operator trusts; the filter that knows which calls `take_over`.
 """
 
 from mdmw import wire
-from mdmw.observe.journal import Journal
+from mdmw.observe.recording import Journal
 from mdmw.observe.trace_context import TraceContext, parse
 from mdmw.records import JOURNAL, Environ
 

@@ -16,8 +16,8 @@ from oslo_config import cfg
 from mdmw.boundary.base import App
 from mdmw.boundary.observer import Observed
 from mdmw.observe.appending import AppendedFile, to_stderr
-from mdmw.observe.journal import Journal
 from mdmw.observe.lines import Line, json_line, text_line
+from mdmw.observe.recording import Journal
 from mdmw.options import load, refuse
 
 OPTIONS = [

@@ -21,7 +21,7 @@ from mdmw.boundary.observer import Observed, flush
 from mdmw.errors import BadRequest
 from mdmw.observe.checks import checks
 from mdmw.observe.desk import Desk, provide
-from mdmw.observe.journal import Journal
+from mdmw.observe.recording import Journal
 from mdmw.observe.tally import Tally
 from mdmw.options import PIPELINE, load
 

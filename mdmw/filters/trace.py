@@ -16,7 +16,7 @@ from mdmw.boundary.base import App, StartResponse
 from mdmw.boundary.observer import Observed
 from mdmw.errors import ConfigError
 from mdmw.observe.batch import Batch
-from mdmw.observe.journal import Journal
+from mdmw.observe.recording import Journal
 from mdmw.observe.trace_context import TraceContext
 from mdmw.options import PIPELINE, load
 from mdmw.records import JOURNAL, Environ

@@ -13,15 +13,16 @@ from uuid import uuid4
 _FIRST, _END = 10**11, 10**12  # twelve decimal digits, which are hexadecimal ones too
 
 
+def begin() -> tuple[str, int, int, int]:
+    """For the request ids of a process: how they begin, the first number, and between which they go round."""
+    return f"req-{uuid4()}"[:-12], _seeded().randrange(_FIRST, _END), _FIRST, _END
+
+
 def _begin() -> int:
     global _prefix, _numbers
-    _prefix = f"req-{uuid4()}"[:-12]
-    _numbers = _around(_seeded().randrange(_FIRST, _END))
+    _prefix, number, first, end = begin()
+    _numbers = chain(range(number, end), chain.from_iterable(repeat(range(first, end))))
     return next(_numbers)
-
-
-def _around(first: int) -> Iterator[int]:
-    return chain(range(first, _END), chain.from_iterable(repeat(range(_FIRST, _END))))
 
 
 def _seeded() -> random.Random:

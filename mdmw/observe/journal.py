@@ -5,16 +5,11 @@ request is in this thread or greenlet anybody can write into it with `note` and 
 without an observer these do nothing. Nobody decides anything by it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from time import perf_counter
-from types import MappingProxyType
-from typing import Protocol
 
 from mdmw.observe.ids import new_request_id
-from mdmw.observe.trace_context import TraceContext
-from mdmw.records import Instance, Source
+from mdmw.observe.recording import Journal, here
 
 #: What can be counted with `note`; a closed set, since metrics have a series for each.
 CONNECTED = "connected"  # a new connection to an upstream
@@ -31,79 +26,6 @@ HIT, SNAPSHOT, MISS, STALE = "hit", "snapshot", "miss", "stale"
 CACHE_OUTCOMES = (HIT, SNAPSHOT, MISS, STALE)
 
 
-class Observer(Protocol):
-    """Is told of requests, some at a time, a moment after they are over, in a thread for all observers."""
-
-    def over(self, journals: "Sequence[Journal]") -> None:
-        """These are over. Must not wait; raises OSError when they are lost, and others are told then too."""
-
-
-class Journal:
-    """One request. Times are seconds; `began` and `seconds` are of a clock that only counts.
-
-    `time` and `stages` are there when it is over: when it began, since 1970, and the time in each
-    stage of the pipeline, in their order.
-    """
-
-    # What most requests leave as it is costs nothing to have here.
-    time = 0.0
-    source: Source | None = None
-    instance: Instance | None = None
-    peer = ""
-    status = 0
-    sent = 0  # bytes of the body
-    seconds = 0.0
-    stages: Mapping[str, float] = MappingProxyType({})
-    cache = ""
-    error = ""  # class name of the domain error, or of a defect
-    notes: Mapping[str, int] = MappingProxyType({})
-    trace: TraceContext | None = None  # as the next hop is told
-    parent_span = ""  # of the hop that called, if it is trusted
-    observers: tuple[Observer, ...] = ()
-
-    def __init__(self, method: str, target: str) -> None:
-        self.began = perf_counter()
-        self.method = method
-        self.target = target  # as the server gave it, with the query: never to be shown whole
-        self.request_id = new_request_id()
-        #: When each stage ended, as `began`; it began when the one before it ended, or the request began.
-        self.ends: list[tuple[str, float]] = []
-
-    def close(self, epoch: float) -> None:
-        """The request is over; `epoch` is 1970 on the clock of `began`."""
-        self.time = self.began - epoch
-        stages: dict[str, float] = {}
-        before = self.began
-        for stage, at in self.ends:
-            stages[stage] = stages.get(stage, 0.0) + at - before
-            before = at
-        self.stages = stages
-
-
-class Place:
-    """Where a thread or greenlet has the journal of the request that it works for, or None.
-
-    A `ContextVar` of journals would have to be set twice for each request, which takes longer.
-    """
-
-    __slots__ = ("journal",)
-
-    def __init__(self) -> None:
-        self.journal: Journal | None = None
-
-
-_PLACE: ContextVar[Place | None] = ContextVar("mdmw.journal", default=None)
-
-
-def here() -> Place:
-    """For observers: the place of this thread or greenlet."""
-    place = _PLACE.get()
-    if place is None:
-        place = Place()
-        _PLACE.set(place)
-    return place
-
-
 @contextmanager
 def kept(journal: Journal) -> Iterator[None]:
     """This journal is the current one, within the block."""
@@ -117,8 +39,7 @@ def kept(journal: Journal) -> Iterator[None]:
 
 def current() -> Journal | None:
     """The journal of the request that this thread or greenlet works for."""
-    place = _PLACE.get()
-    return place.journal if place else None
+    return here().journal
 
 
 def note(what: str, number: int = 1) -> None:

@@ -7,7 +7,7 @@ from json.encoder import encode_basestring_ascii as quoted
 from time import gmtime, strftime
 from urllib.parse import unquote_to_bytes
 
-from mdmw.observe.journal import Journal
+from mdmw.observe.recording import Journal
 from mdmw.wire import ABSOLUTE
 
 #: Most characters of a path, an id and a method; a line is then shorter than PIPE_BUF, 4096 bytes,

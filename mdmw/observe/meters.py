@@ -8,8 +8,9 @@ from pathlib import Path
 
 from mdmw.observe import gauges
 from mdmw.observe.gauges import Name
-from mdmw.observe.journal import CACHE_OUTCOMES, Journal
+from mdmw.observe.journal import CACHE_OUTCOMES
 from mdmw.observe.meter_files import ProcessFiles
+from mdmw.observe.recording import Journal
 from mdmw.observe.series import (
     CACHE,
     ERRORS,

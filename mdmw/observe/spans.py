@@ -16,8 +16,8 @@ from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from mdmw.observe.ids import new_span_id, new_trace_id
-from mdmw.observe.journal import Journal
 from mdmw.observe.lines import path_of
+from mdmw.observe.recording import Journal
 from mdmw.observe.trace_context import TraceContext
 
 _AT_ONCE = 100  # requests in one export

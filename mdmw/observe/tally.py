@@ -3,7 +3,6 @@
 All of it is bounded, whatever guests do.
 """
 
-import copy
 import time
 from bisect import bisect_left
 from collections import deque
@@ -11,14 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import unquote
 
-from mdmw.observe.journal import Journal
+from mdmw.observe.recording import Journal
 from mdmw.records import Scope
 
 #: Upper bounds of the histogram of durations, in seconds; what is longer is counted behind the last.
 BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 _RECENT = 1000
-_LONGEST_TARGET = 500
 _MOST_SCOPES = 10_000
 _CLASSES = ("0xx", "1xx", "2xx", "3xx", "4xx", "5xx")  # 0xx: no answer could be made
 _UNUSUAL = 600
@@ -73,10 +71,7 @@ class Tally:
             counters.last = journal.time
             if seconds > counters.slowest:
                 counters.slowest = seconds
-            if len(journal.target) > _LONGEST_TARGET:
-                journal = copy.copy(journal)
-                journal.target = journal.target[:_LONGEST_TARGET]
-            self._recent.append(journal)
+        self._recent.extend(journals)
 
     def counters(self) -> dict[str, Any]:
         """The answer to `counters`."""

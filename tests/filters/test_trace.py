@@ -168,7 +168,7 @@ def test_spans_come_over_http_to_a_collector(monkeypatch, peers):
     app = trace.filter_factory({"mdmw_pipeline": "agent"})(Respond())
     reply = call(app, "GET", "/latest/")
     flush()
-    app._observers[0].flush()
+    app.observers[0].flush()
     (received,) = collector.requests
     assert received.target == "/v1/traces"
     (resource,) = ExportTraceServiceRequest.FromString(received.body).resource_spans

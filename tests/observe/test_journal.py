@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import os
 import re
 import threading
 import time
@@ -14,16 +13,7 @@ from observed import Kept, observed, saying
 
 from mdmw.boundary.base import Filter, Terminal
 from mdmw.errors import NotIdentified, Unavailable
-from mdmw.observe import ids
-from mdmw.observe.ids import new_request_id
-from mdmw.observe.journal import (
-    HIT,
-    RETRIED,
-    current,
-    note,
-    note_cache,
-    note_error,
-)
+from mdmw.observe.journal import HIT, RETRIED, current, note, note_cache, note_error
 from mdmw.records import INSTANCE, SOURCE, Instance, Scope, Source
 
 REQUEST_ID = re.compile(r"req-[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -90,7 +80,7 @@ def test_notes_stages_and_the_cache_add_up(kept):
     def app(environ, start_response):
         for _ in range(2):
             note(RETRIED)
-            current().ends.append(("forward", time.perf_counter()))
+            current().ended("forward")
         note(RETRIED, 3)
         note_cache(HIT)
         return saying()(environ, start_response)
@@ -241,25 +231,15 @@ def test_requests_at_the_same_time_have_journals_of_their_own(kept):
     assert all(dict(journal.notes) == {journal.target[1:]: 1} for journal in kept.journals)
 
 
-def test_ids_look_like_openstacks_and_differ():
-    made = {new_request_id() for _ in range(10_000)}
-    assert len(made) == 10_000
-    assert all(REQUEST_ID.fullmatch(one) for one in made)
+def test_a_guest_cannot_fill_the_memory_with_long_targets(kept):
+    """Observers are told of the whole, and what they keep of it is short."""
+    long = "/" + "x" * 60_000
 
+    class Reading:
+        def over(self, journals):
+            self.lengths = [len(journal.target) for journal in journals]
 
-def test_ids_begin_again_when_their_digits_are_used_up():
-    """Twelve digits last for a year of ten thousand requests/s; the thirteenth would make them longer."""
-    numbers = ids._around(ids._END - 2)
-    assert [len(str(next(numbers))) for _ in range(5)] == [12] * 5
-
-
-def test_forked_processes_have_ids_of_their_own():
-    """Workers come from one process, and would otherwise count on from the same seed."""
-    reading, writing = os.pipe()
-    if os.fork() == 0:
-        os.write(writing, new_request_id().encode())
-        os._exit(0)
-    os.wait()
-    os.close(writing)
-    with open(reading, "rb") as pipe:
-        assert pipe.read().decode() != new_request_id()
+    reading = Reading()
+    call(observed(saying(), kept, reading), target=long)
+    assert len(kept.journals[0].target) == 500
+    assert reading.lengths == [len(long)]

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdmw.observe.journal import CACHE_OUTCOMES, NOTES, Journal
+from mdmw.observe.journal import CACHE_OUTCOMES, NOTES
 from mdmw.observe.lines import MOST_OF_ID, MOST_OF_METHOD, MOST_OF_PATH, json_line, path_of, text_line
+from mdmw.observe.recording import Journal
 from mdmw.observe.trace_context import TraceContext
 from mdmw.records import Instance, Scope, Source
 

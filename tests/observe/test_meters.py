@@ -15,9 +15,9 @@ from observed import saying
 from mdmw import errors
 from mdmw.boundary.observer import Observed, flush
 from mdmw.observe import gauges, journal, series
-from mdmw.observe.journal import Journal
 from mdmw.observe.meter_files import ProcessFiles, collect
 from mdmw.observe.meters import Meters, tally
+from mdmw.observe.recording import Journal
 from mdmw.upstream.slots import Slots
 
 COUNTER = series.NOTED[journal.CONNECTED]
@@ -27,7 +27,8 @@ LABELS = ("combined",)
 def over(**attributes):
     """A request that is over."""
     made = Journal("GET", "/")
-    vars(made).update(attributes)
+    for name, value in attributes.items():
+        setattr(made, name, value)
     return made
 
 
