@@ -66,6 +66,9 @@ lint: $(VENV)/.test ## style, types and layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	! command -v cc >/dev/null || cc -fsyntax-only -Wall -Wextra -Werror -Wno-missing-field-initializers \
+	    -Wno-cast-function-type -isystem "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')" \
+	    mdmw/observe/_recording.c
 	$(BIN)/lint-imports --no-cache >build/lint-imports.log 2>&1 || { cat build/lint-imports.log; exit 1; }
 
 format: $(VENV)/.test ## let ruff put the style right

@@ -685,6 +685,10 @@ recording_call(Recording *self, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_TypeError, "an application: the environ is a dict");
         return NULL;
     }
+    if (self->over == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "an application: it was not initialised, or is being deleted");
+        return NULL;
+    }
     place = find_place();
     if (place == NULL)
         return NULL;

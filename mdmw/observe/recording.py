@@ -123,7 +123,7 @@ class Recording:
             nested: Iterable[bytes] = self.app(environ, start_response)
             return nested
         target = environ.get("REQUEST_URI") or environ.get("RAW_URI") or environ.get("PATH_INFO", "")
-        journal = environ[JOURNAL] = place.journal = Journal(environ.get("REQUEST_METHOD", ""), target)
+        journal = environ[JOURNAL] = Journal(environ.get("REQUEST_METHOD", ""), target)
         journal.observers = self.observers
 
         def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
@@ -135,6 +135,7 @@ class Recording:
                 headers = [*headers, (REQUEST_ID, journal.request_id)]
             return start_response(status, headers, *exc_info)
 
+        place.journal = journal
         try:
             body: Iterable[bytes] = self.app(environ, start)
         except BaseException as error:

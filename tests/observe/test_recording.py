@@ -188,6 +188,12 @@ def test_a_server_that_calls_wrongly(form, args):
     assert not over
 
 
+def test_one_that_was_not_initialised(form):
+    bare = form.Recording.__new__(form.Recording)
+    with pytest.raises((RuntimeError, AttributeError)):
+        bare({}, print)
+
+
 def test_nothing_of_a_request_stays(form):
     """Ten thousand requests leave no object behind, and no reference to what they had."""
 
