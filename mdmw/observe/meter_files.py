@@ -14,7 +14,7 @@ import struct
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -59,12 +59,14 @@ class ProcessFiles:
         with _locked(directory):
             _add_up_the_gone(directory)
             name = f"{os.getpid()}-{secrets.token_hex(4)}"
-            self._live = (directory / f"{name}{_LIVE}").open("ab")
-            try_lock(self._live.fileno())
-            self._files = {
-                kind: MmapedDict(str(directory / f"{kind}_{name}.db"))
-                for kind in (*_ADDED_UP, "gauge_livesum", "gauge_livemin")
-            }
+            with ExitStack() as opened:  # all of them, or none
+                self._live = opened.enter_context((directory / f"{name}{_LIVE}").open("ab"))
+                try_lock(self._live.fileno())
+                self._files: dict[str, MmapedDict] = {}
+                for kind in (*_ADDED_UP, "gauge_livesum", "gauge_livemin"):
+                    self._files[kind] = MmapedDict(str(directory / f"{kind}_{name}.db"))
+                    opened.callback(self._files[kind].close)
+                opened.pop_all()
 
     def add(self, series: Series, labels: tuple[str, ...], amount: float) -> None:
         """Count."""

@@ -1,5 +1,7 @@
 """What is counted, and that it survives the processes that counted it."""
 
+import errno
+import gc
 import logging
 import os
 import signal
@@ -11,10 +13,12 @@ from guest import call
 from hypothesis import given
 from hypothesis import strategies as st
 from observed import saying
+from prometheus_client.mmap_dict import MmapedDict
 
 from mdmw import errors
 from mdmw.boundary.observer import Observed, flush
-from mdmw.observe import gauges, journal, series
+from mdmw.locking import try_lock
+from mdmw.observe import gauges, journal, meter_files, series
 from mdmw.observe.meter_files import ProcessFiles, collect
 from mdmw.observe.meters import Meters, tally
 from mdmw.observe.recording import Journal
@@ -253,6 +257,23 @@ def test_a_forked_child_counts_for_itself(tmp_path):
     meters.over([over(notes={journal.CONNECTED: 1})])
     assert counted(tmp_path) == 7
     assert values(tmp_path)["mdmw_processes", "combined"] == 1
+
+
+def test_when_one_file_cannot_be_made_none_stays_open(tmp_path, monkeypatch):
+    """As when the process may have no more files, or the directory goes away."""
+
+    def opened(path):
+        if "livemin" in path:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return MmapedDict(path)
+
+    monkeypatch.setattr(meter_files, "MmapedDict", opened)
+    with pytest.raises(OSError, match="Too many"):
+        ProcessFiles(tmp_path)
+    gc.collect()  # a file that is still open says so, and that is an error
+    (live,) = tmp_path.glob("*.live")
+    with live.open("ab") as file:
+        assert try_lock(file.fileno())
 
 
 def test_a_directory_that_cannot_be_made_costs_no_request(tmp_path, caplog):

@@ -13,6 +13,7 @@ from guest import call
 from peers import Peer, response, silent
 from shipped import BLUE, GREEN, LISTENER, OBSERVERS, assemble, edit, install, server
 
+from mdmw.boundary.observer import flush
 from mdmw.wsgi.pipelines import NAMES, load, names, stages
 
 PLACE = {"mdmw.listener": LISTENER}
@@ -75,6 +76,7 @@ def cloud():
         made = Cloud(Path(folder))
         yield made
         made.close()
+        flush()  # observers write into the folder
 
 
 @pytest.fixture(params=["standalone", "combined", "proxy"])
