@@ -6,7 +6,7 @@ MDMW_NO_EXTENSIONS is set in the environment.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import lru_cache
@@ -18,9 +18,6 @@ from mdmw.observe.ids import new_request_id
 from mdmw.observe.trace_context import TraceContext
 from mdmw.records import INSTANCE, JOURNAL, SOURCE, Environ, Instance, Source
 from mdmw.wire import REQUEST_ID
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _STATUS_DIGITS = 3
 _ID_NAME = REQUEST_ID.lower()
@@ -91,7 +88,7 @@ class Place:
         self.journal: Journal | None = None
 
 
-_PLACE: ContextVar[Place | None] = ContextVar("mdmw.journal", default=None)
+_PLACE: ContextVar[Place | None] = ContextVar("mdmw.place", default=None)
 
 
 def here() -> Place:
