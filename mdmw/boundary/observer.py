@@ -1,17 +1,15 @@
-"""What observing filters share: one journal for each request, handed to all of them when it is over."""
+"""What observing filters share: a journal for each request, and a thread in which observers have time."""
 
 import atexit
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
-from operator import attrgetter
-from time import perf_counter, time
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from functools import partial
+from weakref import WeakSet
 
 from mdmw.boundary.base import App
-from mdmw.observe.batch import Batch, Losses
-from mdmw.observe.recording import Journal, Observer, Recording
-
-_LONGEST_TARGET = 500  # of those that observers keep
+from mdmw.observe.batch import Soon
+from mdmw.observe.recording import Bell, Journal, Observer, Recording
 
 
 class Observed(Recording):
@@ -21,10 +19,13 @@ class Observed(Recording):
     """
 
     def __init__(self, app: App, observer: Observer) -> None:
+        self.told: tuple[Observer, ...] = (observer,)
         if isinstance(app, Observed):  # side by side they cost as much as one
-            super().__init__(app.app, (observer, *app.observers), _OVER.add)
-        else:
-            super().__init__(app, (observer,), _OVER.add)
+            self.told += app.told
+            app = app.app
+        bell = Bell(partial(_have_flushed, self.told))
+        super().__init__(app, (*(one.over for one in self.told), bell.over))
+        _all.add(observer)
         # Again and again the last that is registered, so that observers with batches of their own end later.
         atexit.unregister(flush)
         atexit.register(flush)
@@ -59,36 +60,44 @@ class _Counted:
         finally:
             if not self._is_over:
                 self._is_over = True
-                journal = self._journal
-                journal.seconds = perf_counter() - journal.began
-                _OVER.add(journal)
+                self._journal.over()
 
 
-# --- when they are over -----------------------------------------------------------------
+# --- a moment after they are over ---------------------------------------------------------
 
-_losses: defaultdict[Observer, Losses] = defaultdict(Losses)
+_all: WeakSet[Observer] = WeakSet()
+_rung: deque[tuple[Bell, tuple[Observer, ...]]] = deque()
 
 
 def flush() -> None:
-    """Have all observers told of the requests that are over, now."""
-    _OVER.flush()
+    """Have all observers make what they make of the requests that are over, now."""
+    _SOON.flush()
 
 
-def _tell(journals: Sequence[Journal]) -> None:
-    epoch = perf_counter() - time()
-    for journal in journals:
-        journal.close(epoch)
-    for observers, some in groupby(journals, attrgetter("observers")):
-        together = list(some)
-        for observer in observers:
-            try:
-                observer.over(together)
-            except OSError as error:
-                _losses[observer].number += len(together)
-                _losses[observer].say(error.strerror or str(error))
-    for journal in journals:
-        if len(journal.target) > _LONGEST_TARGET:
-            journal.target = journal.target[:_LONGEST_TARGET]
+def _have_flushed(observers: tuple[Observer, ...], bell: Bell) -> None:
+    _rung.append((bell, observers))
+    _SOON.ask()
 
 
-_OVER = Batch(_tell)
+def _flush() -> None:
+    due: dict[Observer, None] = {}
+    while _rung:
+        bell, observers = _rung[0]
+        bell.is_rung = False  # who is over from now on may come too late for this time
+        _rung.popleft()
+        due |= dict.fromkeys(observers)
+    for observer in due:
+        observer.flush()
+
+
+def _forget() -> None:
+    """In a forked child."""
+    for bell, _ in _rung:
+        bell.is_rung = False
+    _rung.clear()
+    for observer in _all:
+        observer.forget()
+
+
+_SOON = Soon(_flush)
+os.register_at_fork(after_in_child=_forget)

@@ -6,7 +6,7 @@ Answers: nothing.
 Place: first. Never in a line: a body, a secret, a token, a header, the query.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +16,8 @@ from oslo_config import cfg
 from mdmw.boundary.base import App
 from mdmw.boundary.observer import Observed
 from mdmw.observe.appending import AppendedFile, to_stderr
-from mdmw.observe.lines import Line, json_line, text_line
-from mdmw.observe.recording import Journal
+from mdmw.observe.batch import Losses
+from mdmw.observe.lines import JSON, TEXT, Form, Lines
 from mdmw.options import load, refuse
 
 OPTIONS = [
@@ -35,28 +35,37 @@ OPTIONS = [
     ),
 ]
 
-_LINES: dict[str, Line] = {"text": text_line, "json": json_line}
+_FORMS: dict[str, Form] = {"text": TEXT, "json": JSON}
 
 
 class AccessLog:
-    """The observer: writes a line for each journal."""
+    """The observer: a line for each request."""
 
-    def __init__(self, line: Line, write: Callable[[Iterable[str]], None]) -> None:
-        self._line = line
+    def __init__(self, form: Form, write: Callable[[bytes], None]) -> None:
+        self._lines = Lines(form)
+        self._losses = Losses()
         self._write = write
+        self.over = self._lines.over
 
-    def over(self, journals: Sequence[Journal]) -> None:
+    def flush(self) -> None:
         """As `Observer`."""
-        self._write(map(self._line, journals))
+        text, number, lost = self._lines.take()
+        self._losses.number += lost
+        with self._losses.of(number):
+            self._write(text)
+
+    def forget(self) -> None:
+        """As `Observer`."""
+        self._lines.take()
 
 
 def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callable[[App], Observed]:
     """Paste entry point; raises `ConfigError`."""
     settings = load("access-log", OPTIONS, global_conf, local_conf)
-    return partial(Observed, observer=AccessLog(_LINES[settings.format], _destination(settings)))
+    return partial(Observed, observer=AccessLog(_FORMS[settings.format], _destination(settings)))
 
 
-def _destination(settings: SimpleNamespace) -> Callable[[Iterable[str]], None]:
+def _destination(settings: SimpleNamespace) -> Callable[[bytes], None]:
     if settings.destination == "stderr":
         return to_stderr
     path = Path(settings.destination)

@@ -9,7 +9,7 @@ Place: first, behind access-log and metrics if they are there.
 import os
 import resource
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from oslo_config import cfg
 
 from mdmw.boundary.base import App
-from mdmw.boundary.observer import Observed, flush
+from mdmw.boundary.observer import Observed
 from mdmw.errors import BadRequest
 from mdmw.observe.checks import checks
 from mdmw.observe.desk import Desk, provide
@@ -43,12 +43,13 @@ class Recorder:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._tally = Tally()
+        self.over = self._tally.over
+        self.forget = self._tally.forget
 
-    def over(self, journals: Sequence[Journal]) -> None:
+    def flush(self) -> None:
         """As `Observer`."""
         if not self._desk.is_open:
             self._desk.open()
-        self._tally.add(journals)
 
     def process(self) -> dict[str, Any]:
         """The answer to `process`: that it is there."""
@@ -56,7 +57,6 @@ class Recorder:
 
     def counters(self) -> dict[str, Any]:
         """The answer to `counters`: requests of each network and router since this process began."""
-        flush()
         return self._tally.counters()
 
     def recent(
@@ -65,7 +65,6 @@ class Recorder:
         """The answer to `recent`: the last requests, the newest first, of a scope or an instance."""
         if not isinstance(limit, int) or not 0 < limit <= _MOST_RECENT:
             raise BadRequest(f"limit: 1 to {_MOST_RECENT} is allowed")
-        flush()
         return self._tally.recent(limit, partial(_concerns, scope, instance))
 
 

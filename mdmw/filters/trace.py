@@ -6,7 +6,7 @@ Answers: nothing.
 Place: first. The OTEL_* variables say where spans go, and which requests have them.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -42,15 +42,18 @@ class Spans:
     """The observer: has the journals of sampled requests exported, for which other observers do not wait."""
 
     def __init__(self, export: Callable[[Any], None]) -> None:
-        batch = Batch(export)
-        self._add = batch.add
-        self.flush = batch.flush
+        self.batch = Batch(export)
 
-    def over(self, journals: Sequence[Journal]) -> None:
+    def over(self, journal: Journal) -> None:
         """As `Observer`."""
-        for journal in journals:
-            if journal.trace and journal.trace.is_sampled:
-                self._add(journal)
+        if journal.trace and journal.trace.is_sampled:
+            self.batch.add(journal)
+
+    def flush(self) -> None:
+        """As `Observer`."""
+
+    def forget(self) -> None:
+        """As `Observer`."""
 
 
 def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callable[[App], Observed]:

@@ -2,22 +2,19 @@
 
 import os
 import select
-from collections.abc import Iterable
 from pathlib import Path
 
 _STDERR = 2
 _OWNER_AND_GROUP = 0o640
 
 
-def to_stderr(lines: Iterable[str]) -> None:
-    """Write ASCII lines; those of several processes do not mix in one pipe. Raises OSError."""
-    piece = ""
-    for line in lines:
-        if len(piece) + len(line) > select.PIPE_BUF:
-            _write(_STDERR, piece)
-            piece = ""
-        piece += line
-    _write(_STDERR, piece)
+def to_stderr(lines: bytes) -> None:
+    """Write lines; those of several processes do not mix in one pipe. Raises OSError."""
+    done = 0
+    while done < len(lines):
+        end = lines.rfind(b"\n", done, done + select.PIPE_BUF) + 1 or len(lines)
+        _write(_STDERR, lines[done:end])
+        done = end
 
 
 class AppendedFile:
@@ -28,12 +25,11 @@ class AppendedFile:
         self._descriptor: int | None = None
         self._is_torn = False
 
-    def __call__(self, lines: Iterable[str]) -> None:
-        """Append ASCII lines. Raises OSError."""
-        text = "".join(lines)
+    def __call__(self, lines: bytes) -> None:
+        """Append lines. Raises OSError."""
         descriptor = self._open()
         try:
-            _write(descriptor, "\n" + text if self._is_torn else text)
+            _write(descriptor, b"\n" + lines if self._is_torn else lines)
         except OSError:
             self._is_torn = True  # the disk may have been full in the middle of a line
             raise
@@ -56,7 +52,7 @@ class AppendedFile:
         return os.path.samestat(there, os.fstat(descriptor))
 
 
-def _write(descriptor: int, text: str) -> None:
-    data = memoryview(text.encode("ascii"))
+def _write(descriptor: int, text: bytes) -> None:
+    data = memoryview(text)
     while data:
         data = data[os.write(descriptor, data) :]

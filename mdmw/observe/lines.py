@@ -1,55 +1,70 @@
 """A journal as one line, JSON or text. Nothing that a guest wrote can end the line or add a field."""
 
 import re
+from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii as quoted
 from time import gmtime, strftime
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_to_bytes
 
+from mdmw.observe.in_c import IN_C
 from mdmw.observe.recording import Journal
 from mdmw.wire import ABSOLUTE
 
 #: Most characters of a path, an id and a method; a line is then shorter than PIPE_BUF, 4096 bytes,
 #: so that lines of several processes do not mix in a pipe.
 MOST_OF_PATH, MOST_OF_ID, MOST_OF_METHOD = 200, 40, 20
+_MOST_WAITING = 20_000  # lines; a destination that is stuck must not fill the memory
 
 _PLAIN = re.compile(r"[!#-,.-\[\]-~][!#-\[\]-~]*")  # a word that needs no quotes, and is not "-"
 
-Line = Callable[[Journal], str]
+
+class Form(NamedTuple):
+    """How a line looks: what stands between what is of one request only, and what is the same for many.
+
+    All of it is ASCII. Times are milliseconds.
+    """
+
+    time: str
+    request_id: str
+    status: str
+    sent: str
+    milliseconds: str
+    stages: str
+    first_stage: str
+    next_stage: str
+    stage_time: str
+    end_of_stages: str
+    end: str
+    guest: Callable[[str, str, str, str], str]  # of address, kind and id of the scope, id of the instance
+    question: Callable[[str, str], str]  # of method, and target without query
+    rest: Callable[[str, str, bool, str, tuple[tuple[str, int], ...]], str]
+    """Of cache, error, whether there was a query, trace id, notes; nothing when there is none of them."""
 
 
-def json_line(journal: Journal) -> str:
-    """One JSON object; what there is not is absent. Times are milliseconds."""
-    line = _json_form(tuple(journal.stages)) % _fields(journal, _json_guest, _json_question)
-    if "?" in journal.target:
-        line += ',"query":true'
-    if journal.trace:
-        line += f',"trace_id":"{journal.trace.trace_id}"'
-    if journal.cache:
-        line += f',"cache":"{journal.cache}"'
-    if journal.error:
-        line += f',"error":"{journal.error}"'
-    if journal.notes:
-        notes = ",".join([f'"{note}":{number}' for note, number in journal.notes.items()])
-        line += f',"notes":{{{notes}}}'
-    return line + "}\n"
+class Lines:
+    """Makes a line for each request that is over; they wait to be taken."""
 
+    def __init__(self, form: Form, most: int = _MOST_WAITING) -> None:
+        self._form = form
+        self._most = most
+        self._waiting: deque[Journal] = deque()
+        self._lost = 0
 
-def text_line(journal: Journal) -> str:
-    """Ten columns, `-` for what there is not, then `name=value`. Times are milliseconds."""
-    line = _text_form(tuple(journal.stages)) % _fields(journal, _text_guest, _text_question)
-    if journal.cache:
-        line += f" cache={journal.cache}"
-    if journal.error:
-        line += f" error={journal.error}"
-    if journal.notes:
-        line += "".join([f" {note}={number}" for note, number in journal.notes.items()])
-    if "?" in journal.target:
-        line += " query=yes"
-    if journal.trace:
-        line += f" trace={journal.trace.trace_id}"
-    return line + "\n"
+    def over(self, journal: Journal) -> None:
+        """As `Observer`."""
+        if len(self._waiting) < self._most:
+            self._waiting.append(journal)
+        else:
+            self._lost += 1
+
+    def take(self) -> tuple[bytes, int, int]:
+        """The lines, how many there are, and how many were lost since so many waited already."""
+        number, self._lost, lost = len(self._waiting), 0, self._lost
+        text = "".join([_line(self._form, self._waiting.popleft()) for _ in range(number)])
+        return text.encode("ascii"), number, lost
 
 
 def path_of(target: str) -> str:
@@ -65,57 +80,57 @@ def path_of(target: str) -> str:
     return path
 
 
-def _fields(
-    journal: Journal, guest: Callable[[str, str, str, str], str], question: Callable[[str, str], str]
-) -> tuple[object, ...]:
-    """What a form has places for."""
-    source, instance = journal.source, journal.instance
-    id_ = instance.id if instance else ""
+def _line(form: Form, journal: Journal) -> str:
+    source, trace, target = journal.source, journal.trace, journal.target
+    instance_id = journal.instance.id if journal.instance else ""
     if source is None:
-        who = guest(journal.peer, "", "", id_)
+        guest = form.guest(journal.peer, "", "", instance_id)
     else:
-        who = guest(source.address, source.scope.kind, source.scope.id, id_)
-    path = journal.target
-    if len(path) > MOST_OF_PATH or "?" in path:
-        path = path.partition("?")[0][: MOST_OF_PATH + 1]
+        guest = form.guest(source.address, source.scope.kind, source.scope.id, instance_id)
+    path, query, _ = target.partition("?")
+    stages = form.next_stage.join(
+        [f"{stage}{form.stage_time}{_milliseconds(seconds)}" for stage, seconds in journal.stages.items()]
+    )
+    rest = form.rest(
+        journal.cache,
+        journal.error,
+        bool(query),
+        trace.trace_id if trace else "",
+        tuple(journal.notes.items()),
+    )
     second, millisecond = divmod(int(journal.time * 1000), 1000)
     return (
-        _second(second),
-        millisecond,
-        journal.request_id,
-        who,
-        question(journal.method[:MOST_OF_METHOD], path),
-        journal.status,
-        journal.sent,
-        journal.seconds * 1000,
-        *[seconds * 1000 for seconds in journal.stages.values()],
+        f"{form.time}{_second(second)}.{millisecond:03d}Z{form.request_id}{journal.request_id}{guest}"
+        f"{form.question(journal.method[:MOST_OF_METHOD], path[: MOST_OF_PATH + 1])}"
+        f"{form.status}{journal.status}{form.sent}{journal.sent}"
+        f"{form.milliseconds}{_milliseconds(journal.seconds)}"
+        f"{form.stages}{form.first_stage if stages else ''}{stages}{form.end_of_stages}{rest}{form.end}"
     )
 
 
-# There are few forms, and the same guests ask for the same few things again and again.
+def _milliseconds(seconds: float) -> str:
+    whole, thousandths = divmod(round(seconds * 1e6), 1000)
+    return f"{whole}.{thousandths:03d}"
 
 
-@lru_cache(maxsize=64)
-def _json_form(stages: tuple[str, ...]) -> str:
-    times = ",".join(f'"{stage}":%.3f' for stage in stages)
-    return f'{{"time":"%s.%03dZ","request_id":"%s"%s%s,"status":%d,"bytes":%d,"ms":%.3f,"stages":{{{times}}}'
+# --- what is the same for many: guests ask for the same few things again and again ------------
 
 
-@lru_cache(maxsize=64)
-def _text_form(stages: tuple[str, ...]) -> str:
-    return "%s.%03dZ %s %s %s %d %d %.3f" + "".join(f" {stage}=%.3f" for stage in stages)
+@lru_cache(maxsize=1)
+def _second(seconds: int) -> str:
+    return strftime("%Y-%m-%dT%H:%M:%S", gmtime(seconds))
 
 
 @lru_cache(maxsize=1024)
 def _json_guest(address: str, kind: str, scope_id: str, instance_id: str) -> str:
     fields = (("address", address), (kind, scope_id), ("instance", instance_id))
-    return "".join(f',"{name}":{quoted(value[:MOST_OF_ID])}' for name, value in fields if value)
+    return '"' + "".join(f',"{name}":{quoted(value[:MOST_OF_ID])}' for name, value in fields if value)
 
 
 @lru_cache(maxsize=1024)
 def _text_guest(address: str, kind: str, scope_id: str, instance_id: str) -> str:
     scope = f"{kind}/{_word(scope_id)}" if kind else "-"
-    return f"{_word(address)} {scope} {_word(instance_id)}"
+    return f" {_word(address)} {scope} {_word(instance_id)}"
 
 
 @lru_cache(maxsize=1024)
@@ -125,12 +140,27 @@ def _json_question(method: str, path: str) -> str:
 
 @lru_cache(maxsize=1024)
 def _text_question(method: str, path: str) -> str:
-    return f"{_word(method)} {quoted(path_of(path))}"
+    return f" {_word(method)} {quoted(path_of(path))}"
 
 
-@lru_cache(maxsize=1)
-def _second(seconds: int) -> str:
-    return strftime("%Y-%m-%dT%H:%M:%S", gmtime(seconds))
+@lru_cache(maxsize=1024)
+def _json_rest(cache: str, error: str, query: bool, trace_id: str, notes: tuple[tuple[str, int], ...]) -> str:
+    fields = (("trace_id", trace_id), ("cache", cache), ("error", error))
+    rest = ',"query":true' if query else ""
+    rest += "".join([f',"{name}":{quoted(value)}' for name, value in fields if value])
+    if notes:
+        rest += ',"notes":{' + ",".join([f'"{note}":{number}' for note, number in notes]) + "}"
+    return rest
+
+
+@lru_cache(maxsize=1024)
+def _text_rest(cache: str, error: str, query: bool, trace_id: str, notes: tuple[tuple[str, int], ...]) -> str:
+    fields = (
+        *(("cache", cache), ("error", error and _word(error))),
+        *[(note, str(number)) for note, number in notes],
+        *(("query", "yes" if query else ""), ("trace", trace_id)),
+    )
+    return "".join([f" {name}={value}" for name, value in fields if value])
 
 
 def _word(text: str) -> str:
@@ -138,3 +168,42 @@ def _word(text: str) -> str:
     if not text:
         return "-"
     return text if _PLAIN.fullmatch(text) else quoted(text)
+
+
+#: One JSON object; what there is not is absent.
+JSON = Form(
+    time='{"time":"',
+    request_id='","request_id":"',
+    status=',"status":',
+    sent=',"bytes":',
+    milliseconds=',"ms":',
+    stages=',"stages":{',
+    first_stage='"',
+    next_stage=',"',
+    stage_time='":',
+    end_of_stages="}",
+    end="}\n",
+    guest=_json_guest,
+    question=_json_question,
+    rest=_json_rest,
+)
+#: Ten columns, `-` for what there is not, then `name=value`.
+TEXT = Form(
+    time="",
+    request_id=" ",
+    status=" ",
+    sent=" ",
+    milliseconds=" ",
+    stages="",
+    first_stage=" ",
+    next_stage=" ",
+    stage_time="=",
+    end_of_stages="",
+    end="\n",
+    guest=_text_guest,
+    question=_text_question,
+    rest=_text_rest,
+)
+
+if not TYPE_CHECKING and IN_C:
+    Lines = IN_C.Lines

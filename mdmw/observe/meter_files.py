@@ -1,17 +1,16 @@
 """A directory of numbers in the files of prometheus_client's multi-process mode, some for each process.
 
 Written without its global state: nothing depends on an environment variable at the first import, and
-a batch of requests costs one addition for each series. A process holds the lock of its `ID.live` as
-long as it lives, so that a process id used again deceives nobody. What those that are gone have
-counted is added up in files of its own; their gauges are dropped. Whoever adds, removes or reads
-files has the lock of the directory.
+what a process has counted in all is written a few times a second. A process holds the lock of its
+`ID.live` as long as it lives, so that a process id used again deceives nobody. What those that are
+gone have counted is added up in files of its own; their gauges are dropped. Whoever adds, removes or
+reads files has the lock of the directory.
 """
 
 import logging
 import os
 import secrets
 import struct
-from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -68,25 +67,22 @@ class ProcessFiles:
                     opened.callback(self._files[kind].close)
                 opened.pop_all()
 
-    def add(self, series: Series, labels: tuple[str, ...], amount: float) -> None:
-        """Count."""
-        self._add(series.kind, _key(series, series.name, labels), amount)
+    def count(self, series: Series, labels: tuple[str, ...], number: float) -> None:
+        """What a counter has come to."""
+        self._put(series.kind, _key(series, series.name, labels), number)
 
-    def observe(self, series: Series, labels: tuple[str, ...], values: list[float]) -> None:
-        """Count values in buckets. Sorts `values`."""
-        values.sort()
-        below = 0
-        for bound, text in zip((*BUCKETS, float("inf")), _BOUNDS, strict=True):
-            up_to = bisect_right(values, bound, below)
-            self._add("histogram", _key(series, f"{series.name}_bucket", labels, text), up_to - below)
-            below = up_to
-        self._add("histogram", _key(series, f"{series.name}_sum", labels), sum(values))
+    def histogram(
+        self, series: Series, labels: tuple[str, ...], numbers: Sequence[int], total: float
+    ) -> None:
+        """What a histogram has come to: how many up to each of `BUCKETS` and above; all values added up."""
+        for bound, number in zip(_BOUNDS, numbers, strict=True):
+            self._put("histogram", _key(series, f"{series.name}_bucket", labels, bound), number)
+        self._put("histogram", _key(series, f"{series.name}_sum", labels), total)
 
     def set(self, numbers: Mapping[Name, float]) -> None:
         """Gauges as they are now."""
         for (series, labels), value in numbers.items():
-            file = self._files[f"gauge_{series.of_processes}"]
-            file.write_value(_key(series, series.name, labels), value, 0.0)
+            self._put(f"gauge_{series.of_processes}", _key(series, series.name, labels), value)
 
     def close(self) -> None:
         """Let go, as when the process ends."""
@@ -94,9 +90,8 @@ class ProcessFiles:
             file.close()
         self._live.close()
 
-    def _add(self, kind: str, key: str, amount: float) -> None:
-        file = self._files[kind]
-        file.write_value(key, file.read_value(key)[0] + amount, 0.0)
+    def _put(self, kind: str, key: str, number: float) -> None:
+        self._files[kind].write_value(key, number, 0.0)
 
 
 def collect(directory: Path) -> list[Metric]:

@@ -1,23 +1,24 @@
 """What each request does for those who observe it: its journal, and the filter that keeps one.
 
 All of it while a guest waits, and with caches that others have filled: it is the memory it touches that
-takes time. `_recording.c` is the same in C, which is used where it could be built, unless
-MDMW_NO_EXTENSIONS is set in the environment.
+takes time. It is done in C where that could be built (`mdmw.observe.in_c`); this is the same in Python.
 """
 
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from functools import lru_cache
-from time import perf_counter
+from time import perf_counter, time
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mdmw.observe.ids import new_request_id
+from mdmw.observe.in_c import IN_C
 from mdmw.observe.trace_context import TraceContext
 from mdmw.records import INSTANCE, JOURNAL, SOURCE, Environ, Instance, Source
 from mdmw.wire import REQUEST_ID
+
+LOG = logging.getLogger(__name__)
 
 _STATUS_DIGITS = 3
 _ID_NAME = REQUEST_ID.lower()
@@ -25,55 +26,58 @@ _ID_LENGTH = len(REQUEST_ID)
 
 
 class Observer(Protocol):
-    """Is told of requests, some at a time, a moment after they are over, in a thread for all observers."""
+    """Is told of requests that are over, and a moment later has time to make something of them."""
 
-    def over(self, journals: "Sequence[Journal]") -> None:
-        """These are over. Must not wait; raises OSError when they are lost, and others are told then too."""
+    def over(self, journal: "Journal") -> None:
+        """This one is over. The guest waits: take what is needed, and nothing else."""
+
+    def flush(self) -> None:
+        """Called a moment after the first of several requests, in a thread for all observers."""
+
+    def forget(self) -> None:
+        """In a forked child: what there is belongs to the parent."""
 
 
 class Journal:
-    """One request. Times are seconds; `began` and `seconds` are of a clock that only counts.
-
-    `time` and `stages` are there when it is over: when it began, since 1970, and the time in each
-    stage of the pipeline, in their order.
-    """
+    """One request. Times are seconds; `began` is of a clock that only counts."""
 
     # What most requests leave as it is costs nothing to have here.
-    time = 0.0
+    time = 0.0  # when it began, since 1970; there when it is over
     source: Source | None = None
     instance: Instance | None = None
     peer = ""
     status = 0
     sent = 0  # bytes of the body
     seconds = 0.0
-    stages: Mapping[str, float] = MappingProxyType({})
     cache = ""
     error = ""  # class name of the domain error, or of a defect
     notes: Mapping[str, int] = MappingProxyType({})
     trace: TraceContext | None = None  # as the next hop is told
     parent_span = ""  # of the hop that called, if it is trusted
-    observers: tuple[Observer, ...] = ()
+    observers: tuple[Callable[["Journal"], None], ...] = ()  # who is told when it is over
 
     def __init__(self, method: str, target: str) -> None:
-        self.began = perf_counter()
+        self.began = self._last = perf_counter()
         self.method = method
         self.target = target  # as the server gave it, with the query: never to be shown whole
         self.request_id = new_request_id()
-        self._ends: list[tuple[str, float]] = []
+        self.stages: dict[str, float] = {}  # time in each stage of the pipeline, in their order
 
     def ended(self, stage: str) -> None:
         """Now a stage has ended, which began when the one before it ended, or the request began."""
-        self._ends.append((stage, perf_counter()))
+        now = perf_counter()
+        self.stages[stage] = self.stages.get(stage, 0.0) + (now - self._last)
+        self._last = now
 
-    def close(self, epoch: float) -> None:
-        """The request is over; `epoch` is 1970 on the clock of `began`."""
-        self.time = self.began - epoch
-        stages: dict[str, float] = {}
-        before = self.began
-        for stage, at in self._ends:
-            stages[stage] = stages.get(stage, 0.0) + (at - before)
-            before = at
-        self.stages = stages
+    def over(self) -> None:
+        """The request is over: tell the observers."""
+        self.seconds = perf_counter() - self.began
+        self.time = time() - self.seconds
+        for tell in self.observers:
+            try:
+                tell(self)
+            except Exception:  # a defect of an observer costs no guest its answer
+                LOG.exception("an observer could not be told of %s", self.request_id)
 
 
 class Place:
@@ -101,17 +105,14 @@ def here() -> Place:
 
 
 class Recording:
-    """A WSGI application that keeps a journal of each request for `observers`, and ends by `over` with it.
+    """A WSGI application that keeps a journal of each request for `observers`, who are told when it is over.
 
     One within another adds its observers to the other's journals. Each answer has the request id.
     """
 
-    def __init__(
-        self, app: Callable[..., Any], observers: tuple[Observer, ...], over: Callable[[Journal], None]
-    ) -> None:
+    def __init__(self, app: Callable[..., Any], observers: tuple[Callable[[Journal], None], ...]) -> None:
         self.app = app
         self.observers = observers
-        self.over = over
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         place = here()
@@ -138,7 +139,7 @@ class Recording:
         except BaseException as error:
             journal.error = type(error).__name__
             _take_records(journal, environ)
-            self._end(journal)
+            journal.over()
             raise
         finally:
             place.journal = None
@@ -146,16 +147,26 @@ class Recording:
         if not isinstance(body, list):
             return self.stream(body, journal)
         journal.sent = sum(map(len, body))
-        self._end(journal)
+        journal.over()
         return body
 
     def stream(self, body: Iterable[bytes], journal: Journal) -> Iterable[bytes]:
         """A body on its way: what comes out of it ends the journal."""
         raise NotImplementedError
 
-    def _end(self, journal: Journal) -> None:
-        journal.seconds = perf_counter() - journal.began
-        self.over(journal)
+
+class Bell:
+    """Rings for the first request that is over, and is silent then until `is_rung` is False again."""
+
+    def __init__(self, ring: Callable[["Bell"], None]) -> None:
+        self._ring = ring
+        self.is_rung = False
+
+    def over(self, _: Journal) -> None:
+        """One is over."""
+        if not self.is_rung:
+            self.is_rung = True
+            self._ring(self)
 
 
 def _take_records(journal: Journal, environ: Environ) -> None:
@@ -172,9 +183,5 @@ def _number(status: str) -> int:
     return int(digits)
 
 
-if not TYPE_CHECKING and not os.environ.get("MDMW_NO_EXTENSIONS"):
-    with suppress(ImportError):
-        from mdmw.observe import _recording as in_c
-
-        Journal, Place, Recording, here = in_c.Journal, in_c.Place, in_c.Recording, in_c.here
-        os.register_at_fork(after_in_child=in_c.forget_ids)
+if not TYPE_CHECKING and IN_C:
+    Journal, Place, Recording, Bell, here = IN_C.Journal, IN_C.Place, IN_C.Recording, IN_C.Bell, IN_C.here

@@ -134,9 +134,9 @@ def stage_label(stage: str) -> str:
     return stage if stage in STAGES else OTHER
 
 
-def status_label(status: int) -> str:
-    """`2xx` to `5xx`; `none` when there was no answer."""
-    return f"{status // 100}xx" if 200 <= status < 600 else "none"
+def status_label(status: str) -> str:
+    """A class of `mdmw.observe.counting`; `none` when there was no answer."""
+    return "none" if status in ("0xx", "1xx") else status
 
 
 @lru_cache(maxsize=256)

@@ -11,7 +11,7 @@ from peers import answers, response
 
 from mdmw.boundary.base import Terminal
 from mdmw.boundary.hops import onward
-from mdmw.boundary.observer import Observed, flush
+from mdmw.boundary.observer import Observed
 from mdmw.errors import ConfigError, Unavailable
 from mdmw.filters import source_identify, trace
 from mdmw.observe.spans import Tracer
@@ -45,8 +45,14 @@ class Respond(Terminal):
 class Kept:
     journal = None
 
-    def over(self, journals):
-        self.journal = journals[-1]
+    def over(self, journal):
+        self.journal = journal
+
+    def flush(self):
+        pass
+
+    def forget(self):
+        pass
 
 
 class Pipeline:
@@ -60,7 +66,6 @@ class Pipeline:
 
     def ask(self, *headers, target="/latest/?secret=1"):
         call(self.app, target=target, headers=[*FROM_PROXY, *headers], peer="")
-        flush()
         return self.kept.journal
 
 
@@ -134,8 +139,9 @@ def test_who_is_not_sampled_has_a_trace_but_no_spans(monkeypatch, exporter):
     unsampled = pipeline.ask()
     assert pipeline.terminal.onward["traceparent"].endswith("-00")
     sampled = pipeline.ask(("traceparent", str(CALLER)))
-    observer.over([unsampled, sampled])
-    observer.flush()
+    for journal in (unsampled, sampled):
+        observer.over(journal)
+    observer.batch.flush()
     assert exported == [sampled]
 
 
@@ -167,8 +173,7 @@ def test_spans_come_over_http_to_a_collector(monkeypatch, peers):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{collector.address.authority}")
     app = trace.filter_factory({"mdmw_pipeline": "agent"})(Respond())
     reply = call(app, "GET", "/latest/")
-    flush()
-    app.observers[0].flush()
+    app.told[0].batch.flush()
     (received,) = collector.requests
     assert received.target == "/v1/traces"
     (resource,) = ExportTraceServiceRequest.FromString(received.body).resource_spans

@@ -1,33 +1,27 @@
 """Helpers of the tests of observing filters."""
 
-import threading
-
-from mdmw.boundary.observer import Observed, flush
-
-PATIENCE = 10.0
+from mdmw.boundary.observer import Observed
 
 
-class Kept:
-    """An observer that keeps the journals; `wait(n)` returns once it has n."""
+class Observer:
+    """One that does nothing; others are this and more."""
+
+    def over(self, journal):
+        pass
+
+    def flush(self):
+        pass
+
+    def forget(self):
+        pass
+
+
+class Kept(Observer):
+    """Keeps the journals."""
 
     def __init__(self):
-        self._journals = []
-        self._condition = threading.Condition()
-
-    @property
-    def journals(self):
-        flush()
-        return self._journals
-
-    def over(self, journals):
-        with self._condition:
-            self._journals += journals
-            self._condition.notify_all()
-
-    def wait(self, number):
-        with self._condition:
-            assert self._condition.wait_for(lambda: len(self._journals) >= number, PATIENCE)
-            return self._journals
+        self.journals = []
+        self.over = self.journals.append
 
 
 def observed(app, *observers):

@@ -110,7 +110,7 @@ def test_a_defect_of_the_handler_is_not_the_end(handler):
     handler.fail = ZeroDivisionError()
     made.add(1)
     handler.wait(lambda h: h.calls == 1)
-    made._thread.join(PATIENCE)
+    made._soon._thread.join(PATIENCE)
     handler.fail = None
     made.add(2)
     handler.wait(lambda h: h.items == [2])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdmw.observe.journal import CACHE_OUTCOMES, NOTES
-from mdmw.observe.lines import MOST_OF_ID, MOST_OF_METHOD, MOST_OF_PATH, json_line, path_of, text_line
+from mdmw.observe.lines import JSON, MOST_OF_ID, MOST_OF_METHOD, MOST_OF_PATH, TEXT, Lines, path_of
 from mdmw.observe.recording import Journal
 from mdmw.observe.trace_context import TraceContext
 from mdmw.records import Instance, Scope, Source
@@ -22,7 +22,7 @@ TRACE = TraceContext("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", Tru
 
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _WORD = rf"(?:{_QUOTED}|[^ \"]+)"
-TEXT = re.compile(
+LINE_OF_TEXT = re.compile(
     r"(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z) (?P<request_id>req-[0-9a-f-]{36}) "
     rf"(?P<address>{_WORD}) (?P<scope>-|(?:network|router)/{_WORD}) (?P<instance>{_WORD}) "
     rf"(?P<method>{_WORD}) (?P<path>{_QUOTED}) (?P<status>\d+) (?P<bytes>\d+) (?P<ms>\d+\.\d{{3}})"
@@ -37,8 +37,24 @@ def journal(method="GET", target="/latest/", peer="10.0.0.5", **more):
     return made
 
 
+def line(form, journal):
+    lines = Lines(form)
+    lines.over(journal)
+    text, number, lost = lines.take()
+    assert (number, lost) == (1, 0)
+    return text.decode("ascii")
+
+
+def json_line(journal):
+    return line(JSON, journal)
+
+
+def text_line(journal):
+    return line(TEXT, journal)
+
+
 def of_text(line):
-    match = TEXT.fullmatch(line)
+    match = LINE_OF_TEXT.fullmatch(line)
     assert match, line
     return match.groupdict() | {
         name: "" if match[name] == "-" else json.loads(match[name]) if match[name][0] == '"' else match[name]
@@ -103,9 +119,9 @@ def test_any_request_is_one_line_of_text(made):
     assert rest["query"] == "yes"
 
 
-@pytest.mark.parametrize("line", [json_line, text_line])
+@pytest.mark.parametrize("form", [JSON, TEXT], ids=["JSON", "TEXT"])
 @pytest.mark.parametrize("nasty", ["\x01", "\xff", "%00", '"', "\N{GRINNING FACE}", "%f0%9f%98%80"])
-def test_a_line_fits_into_one_write_to_a_pipe(line, nasty):
+def test_a_line_fits_into_one_write_to_a_pipe(form, nasty):
     scope = Scope("network", nasty * 3000)
     made = journal(
         method=nasty * 3000,
@@ -118,7 +134,7 @@ def test_a_line_fits_into_one_write_to_a_pipe(line, nasty):
         cache="snapshot",
         trace=TRACE,
     )
-    assert len(line(made)) <= select.PIPE_BUF
+    assert len(line(form, made)) <= select.PIPE_BUF
 
 
 @pytest.mark.parametrize(
@@ -201,6 +217,18 @@ def test_what_is_not_known_is_not_there():
         *("time", "request_id", "method", "path", "status", "bytes", "ms", "stages"),
     }
     assert text_line(made).split(" ", 2)[2] == '- - - - "" 0 0 0.000\n'
+
+
+def test_lines_wait_in_order_until_they_are_taken_and_not_more_than_there_is_room_for():
+    lines = Lines(TEXT, most=3)
+    for number in range(5):
+        lines.over(journal(target=f"/{number}"))
+    text, number, lost = lines.take()
+    assert [of_text(f"{line}\n")["path"] for line in text.decode().splitlines()] == ["/0", "/1", "/2"]
+    assert (number, lost) == (3, 2)
+    assert lines.take() == (b"", 0, 0)
+    lines.over(journal(target="/after"))
+    assert b'"/after"' in lines.take()[0]
 
 
 def test_a_guest_cannot_pass_for_nothing_or_for_two_columns():

@@ -20,7 +20,7 @@ from mdmw.boundary.observer import Observed, flush
 from mdmw.locking import try_lock
 from mdmw.observe import gauges, journal, meter_files, series
 from mdmw.observe.meter_files import ProcessFiles, collect
-from mdmw.observe.meters import Meters, tally
+from mdmw.observe.meters import Meters, Totals
 from mdmw.observe.recording import Journal
 from mdmw.upstream.slots import Slots
 
@@ -57,7 +57,7 @@ class Process:
         self._pid = os.fork()
         if self._pid == 0:
             files = ProcessFiles(directory)
-            files.add(COUNTER, LABELS, 1)
+            files.count(COUNTER, LABELS, 1)
             files.set({(series.SLOTS, ("nova",)): 5})
             os.write(counted, b".")
             signal.pause()
@@ -102,9 +102,19 @@ batches = st.lists(requests, max_size=5)
 ERRORS = {"bad_request", "contradiction", "not_identified", "refused", "unavailable", "overloaded", "defect"}
 
 
+def totals(batch):
+    """Counts and histograms, by series and values of labels."""
+    made = Totals("combined")
+    for attributes in batch:
+        made.over(over(**attributes))
+    counts = dict(made.numbers())
+    histograms = {name: (durations, seconds) for name, durations, seconds in made.histograms()}
+    return counts, histograms
+
+
 @given(batches)
 def test_an_unexpected_value_never_makes_a_new_label(batch):
-    counts, durations = tally("combined", [over(**attributes) for attributes in batch])
+    counts, histograms = totals(batch)
     allowed = {
         "pipeline": {"combined"},
         "status": {"2xx", "3xx", "4xx", "5xx", "none"},
@@ -114,29 +124,30 @@ def test_an_unexpected_value_never_makes_a_new_label(batch):
     }
     assert len(allowed["error"]) < 30
     assert allowed["error"] >= ERRORS
-    for kind, labels in (*counts, *durations):
+    for kind, labels in (*counts, *histograms):
         for name, value in zip(kind.labels, labels, strict=True):
             assert value in allowed[name]
 
 
 @given(batches)
-def test_nothing_is_lost_in_a_batch(batch):
-    batch = [over(**attributes) for attributes in batch]
-    counts, durations = tally("combined", batch)
+def test_nothing_is_lost(batch):
+    counts, histograms = totals(batch)
 
     def total(kind):
         return sum(number for (of, _), number in counts.items() if of is kind)
 
     assert total(series.REQUESTS) == len(batch)
-    assert total(series.ERRORS) == sum(bool(one.error) for one in batch)
-    assert total(series.CACHE) == sum(one.cache in journal.CACHE_OUTCOMES for one in batch)
+    assert total(series.ERRORS) == sum(bool(one["error"]) for one in batch)
+    assert total(series.CACHE) == sum(one["cache"] in journal.CACHE_OUTCOMES for one in batch)
     for what in journal.NOTES:
-        assert total(series.NOTED[what]) == sum(one.notes.get(what, 0) for one in batch)
-    lengths = dict.fromkeys((series.REQUEST_SECONDS, series.STAGE_SECONDS), 0)
-    for (kind, _), found in durations.items():
-        lengths[kind] += len(found)
-    assert lengths[series.REQUEST_SECONDS] == len(batch)
-    assert lengths[series.STAGE_SECONDS] == sum(len(one.stages) for one in batch)
+        assert total(series.NOTED[what]) == sum(one["notes"].get(what, 0) for one in batch)
+    whole, seconds = histograms[series.REQUEST_SECONDS, LABELS]
+    assert sum(whole) == len(batch)
+    assert seconds == pytest.approx(sum(one["seconds"] for one in batch))
+    of_stages = [
+        sum(durations) for (kind, _), (durations, _) in histograms.items() if kind is series.STAGE_SECONDS
+    ]
+    assert sum(of_stages) == sum(len(one["stages"]) for one in batch)
 
 
 def test_an_error_counts_under_the_class_that_people_know():
@@ -150,19 +161,22 @@ def test_an_error_counts_under_the_class_that_people_know():
 
 
 def test_the_stage_of_an_error_is_the_one_it_came_to():
-    failed = over(error="Unavailable", stages={"identify": 0.1, "resolve": 0.2})
-    counts, _ = tally("agent", [failed, over(error="KeyError")])
-    assert counts[series.ERRORS, ("agent", "resolve", "unavailable")] == 1
-    assert counts[series.ERRORS, ("agent", "other", "defect")] == 1
+    stages = {"identify": 0.1, "resolve": 0.2}
+    counts, _ = totals([{"error": "Unavailable", "stages": stages}, {"error": "KeyError"}])
+    assert counts[series.ERRORS, ("combined", "resolve", "unavailable")] == 1
+    assert counts[series.ERRORS, ("combined", "other", "defect")] == 1
 
 
-@given(st.lists(st.floats(0, 100) | st.sampled_from(series.BUCKETS)))
+@given(st.lists(st.floats(0, 100) | st.sampled_from(series.BUCKETS), min_size=1))
 def test_buckets_hold_what_is_not_above_their_bound(tmp_path_factory, seconds):
     directory = tmp_path_factory.mktemp("metrics")
-    files = ProcessFiles(directory)
-    files.observe(series.REQUEST_SECONDS, LABELS, list(seconds))
+    meters = Meters(directory, "combined")
+    meters._look = lambda files: None
+    for one in seconds:
+        meters.over(over(seconds=one))
+    meters.flush()
     found = values(directory)
-    files.close()
+    meters.forget()
     name = series.REQUEST_SECONDS.name
     for bound in series.BUCKETS:
         assert found[f"{name}_bucket", str(bound), "combined"] == sum(one <= bound for one in seconds)
@@ -175,7 +189,7 @@ def test_buckets_hold_what_is_not_above_their_bound(tmp_path_factory, seconds):
 
 def test_processes_are_added_up_and_what_the_dead_counted_stays(tmp_path, files):
     processes = [Process(tmp_path) for _ in range(3)]
-    files.add(COUNTER, LABELS, 10)
+    files.count(COUNTER, LABELS, 10)
     assert counted(tmp_path) == 13
     assert values(tmp_path)["mdmw_upstream_slots", "nova"] == 15
     for number, process in enumerate(processes):
@@ -185,7 +199,7 @@ def test_processes_are_added_up_and_what_the_dead_counted_stays(tmp_path, files)
     assert len([*tmp_path.glob("*.live")]) == 1
     assert len([*tmp_path.glob("*.db")]) == 6  # four of ours, two of those that are gone
     Process(tmp_path).kill()
-    files.add(COUNTER, LABELS, 1)
+    files.count(COUNTER, LABELS, 11)
     assert counted(tmp_path) == 15
 
 
@@ -215,7 +229,7 @@ def test_what_makes_no_sense_is_removed(tmp_path, caplog):
     (tmp_path / "counter_1-0.db").write_bytes(struct.pack("=4i", 100, 0, 5000, 0))
     (tmp_path / "histogram_1-0.db").write_bytes(b"")
     files = ProcessFiles(tmp_path)
-    files.add(COUNTER, LABELS, 2)
+    files.count(COUNTER, LABELS, 2)
     assert counted(tmp_path) == 2
     files.close()
     assert sum("makes no sense and is removed" in line for line in caplog.messages) == 2
@@ -248,15 +262,20 @@ def test_nothing_is_counted_twice_or_lost_while_processes_come_and_go(tmp_path):
 
 def test_a_forked_child_counts_for_itself(tmp_path):
     meters = Meters(tmp_path, "combined")
-    meters.over([over(notes={journal.CONNECTED: 1})])
+    app = Observed(saying(), meters)
+    meters.over(over(notes={journal.CONNECTED: 1}))
+    meters.flush()
     child = os.fork()
     if child == 0:
-        meters.over([over(notes={journal.CONNECTED: 5})])
+        meters.over(over(notes={journal.CONNECTED: 5}))
+        meters.flush()
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
-    meters.over([over(notes={journal.CONNECTED: 1})])
+    meters.over(over(notes={journal.CONNECTED: 1}))
+    meters.flush()
     assert counted(tmp_path) == 7
     assert values(tmp_path)["mdmw_processes", "combined"] == 1
+    assert app
 
 
 def test_when_one_file_cannot_be_made_none_stays_open(tmp_path, monkeypatch):
@@ -277,18 +296,27 @@ def test_when_one_file_cannot_be_made_none_stays_open(tmp_path, monkeypatch):
 
 
 def test_a_directory_that_cannot_be_made_costs_no_request(tmp_path, caplog):
+    """It is said, once; when it can be made, nothing is missing."""
     (tmp_path / "file").touch()
-    meters = Meters(tmp_path / "file" / "metrics", "combined")
+    directory = tmp_path / "file" / "metrics"
+    app = Observed(saying(), Meters(directory, "combined"))
     with caplog.at_level(logging.WARNING):
-        assert call(Observed(saying(), meters)).status == 200
-        flush()
-    assert "1 records of requests are lost: Not a directory (said once a minute)" in caplog.messages
+        for _ in range(3):
+            assert call(app).status == 200
+            flush()
+    assert caplog.messages == [f"{directory}: metrics cannot be shown: Not a directory (said once a minute)"]
+    (tmp_path / "file").unlink()
+    (tmp_path / "file").mkdir()
+    assert call(app).status == 200
+    flush()
+    assert values(directory)["mdmw_requests_total", "combined", "2xx"] == 4
 
 
 def test_what_has_never_happened_is_zero(tmp_path):
     """So that an alert sees the first time."""
     meters = Meters(tmp_path, "combined")
-    meters.over([over(status=200)])
+    meters.over(over(status=200))
+    meters.flush()
     found = values(tmp_path)
     assert found["mdmw_requests_total", "combined", "2xx"] == 1
     assert found["mdmw_requests_total", "combined", "5xx"] == 0
@@ -341,7 +369,8 @@ def test_who_waits_for_a_slot_is_seen():
 def test_gauges_are_there_without_a_request(tmp_path):
     meters = Meters(tmp_path, "combined")
     slots = Slots(9, 1, "looked-at")
-    meters.over([over()])
+    meters.over(over())
+    meters.flush()
     slots.acquire(0)
     pause = threading.Event()
     while values(tmp_path).get(("mdmw_upstream_slots_in_use", "looked-at")) != 1:

@@ -7,8 +7,9 @@ import pytest
 from certificates import Authority
 from cryptography import x509
 from guest import Seen, call
+from observed import Kept
 
-from mdmw.boundary.observer import Observed, flush
+from mdmw.boundary.observer import Observed
 from mdmw.errors import Unavailable
 from mdmw.filters import hmac_sign, nova_forward, source_identify
 from mdmw.observe import gauges
@@ -20,23 +21,9 @@ from mdmw.resolvers.back_end import BackEnd
 NETWORK = "1f9c3a52-6d0e-4f6b-9c1e-7a4c0b2d8e31"
 
 
-class Journals:
-    """An observer that keeps them."""
-
-    def __init__(self):
-        self._journals = []
-
-    def over(self, journals):
-        self._journals += journals
-
-    def __getitem__(self, number):
-        flush()
-        return self._journals[number]
-
-
 def observed(app):
-    journals = Journals()
-    return Observed(app, journals), journals
+    kept = Kept()
+    return Observed(app, kept), kept.journals
 
 
 # --- claims -----------------------------------------------------------------------------

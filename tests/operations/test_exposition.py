@@ -89,7 +89,8 @@ def test_what_was_counted_is_there(options, tmp_path):
     journal.status = 404
     journal.error = "NotIdentified"
     journal.stages = {"resolve": 0.2}
-    meters.over([journal])
+    meters.over(journal)
+    meters.flush()
     found = read(app_factory({}, **options))
     assert found["mdmw_requests_total", "combined", "4xx"] == 1
     assert found["mdmw_errors_total", "not_identified", "combined", "resolve"] == 1

@@ -1,311 +1,13 @@
-/* mdmw.observe.recording in C: see there for what it is all about. tests/observe/test_recording.py holds
- * the two to the same.
- *
- * Nothing here lets another thread have the interpreter, but for calls of Python.
- */
+/* Where a request has its journal, and the filter that keeps it: mdmw.observe.recording. */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <structmember.h>
-#include <time.h>
+#include "observe.h"
 
-enum { FEW_STAGES = 6, STATUS_DIGITS = 3, ID_LENGTH = 40, ID_DIGITS = 12, ID_PREFIX = ID_LENGTH - ID_DIGITS };
+enum { STATUS_DIGITS = 3 };
 
-static PyObject *empty_text, *empty_mapping, *empty_tuple, *none;
-static PyObject *ids; /* the module mdmw.observe.ids */
-static PyObject *id_header, *begin;
+static PyObject *empty_text, *id_header;
 static PyObject *journal_key, *source_key, *instance_key; /* of an environ, mdmw.records */
 static PyObject *request_uri, *raw_uri, *path_info, *request_method, *remote_addr, *stream;
 static PyObject *place_variable;
-
-static double
-now(void)
-{
-    struct timespec time;
-
-    clock_gettime(CLOCK_MONOTONIC, &time); /* as time.perf_counter */
-    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
-}
-
-/* --- request ids, as in mdmw.observe.ids ------------------------------------------------ */
-
-static char id_prefix[ID_PREFIX];
-static long long id_number, id_first, id_end; /* the next one, and between which; 0 before the first */
-
-static PyObject *
-forget_ids(PyObject *module, PyObject *nothing)
-{
-    (void)module;
-    (void)nothing;
-    id_number = 0;
-    Py_RETURN_NONE;
-}
-
-static int
-start_ids(void)
-{
-    PyObject *begun = PyObject_CallMethodNoArgs(ids, begin);
-    const char *prefix;
-    Py_ssize_t length;
-    int is_good = 0;
-
-    if (begun == NULL)
-        return -1;
-    if (PyArg_ParseTuple(begun, "s#LLL", &prefix, &length, &id_number, &id_first, &id_end)) {
-        is_good = length == ID_PREFIX;
-        if (is_good)
-            memcpy(id_prefix, prefix, ID_PREFIX);
-        else
-            PyErr_SetString(PyExc_ValueError, "the prefix of request ids has another length");
-    }
-    Py_DECREF(begun);
-    return is_good ? 0 : -1;
-}
-
-static PyObject *
-new_request_id(void)
-{
-    PyObject *id;
-    char *text;
-    long long rest;
-
-    if (id_number == 0 && start_ids() < 0)
-        return NULL;
-    rest = id_number++;
-    if (id_number == id_end)
-        id_number = id_first;
-    id = PyUnicode_New(ID_LENGTH, 'z');
-    if (id == NULL)
-        return NULL;
-    text = PyUnicode_DATA(id);
-    memcpy(text, id_prefix, ID_PREFIX);
-    for (int i = ID_LENGTH; i-- > ID_PREFIX; rest /= 10)
-        text[i] = (char)('0' + rest % 10);
-    return id;
-}
-
-/* --- Journal ------------------------------------------------------------------------- */
-
-typedef struct {
-    PyObject *stage;
-    double at;
-} End;
-
-/* Not tracked by the garbage collector: nothing that a journal refers to refers to it, but for
- * observers, which live as long as the process. */
-typedef struct {
-    PyObject_HEAD
-    double began, time, seconds;
-    long long sent;
-    int status;
-    PyObject *method, *target, *request_id, *observers; /* never NULL */
-    PyObject *source, *instance, *peer, *stages, *cache, *error, *notes, *trace, *parent_span;
-    Py_ssize_t count, room;
-    End *ends;
-    End few[FEW_STAGES];
-} Journal;
-
-static PyTypeObject JournalType;
-
-static Journal *
-journal_begin(PyObject *method, PyObject *target)
-{
-    Journal *journal = PyObject_New(Journal, &JournalType);
-
-    if (journal == NULL)
-        return NULL;
-    memset((char *)journal + sizeof(PyObject), 0, offsetof(Journal, few) - sizeof(PyObject));
-    journal->began = now();
-    journal->method = Py_NewRef(method);
-    journal->target = Py_NewRef(target);
-    journal->observers = Py_NewRef(empty_tuple);
-    journal->room = FEW_STAGES;
-    journal->ends = journal->few;
-    journal->request_id = new_request_id();
-    if (journal->request_id == NULL) {
-        Py_DECREF(journal);
-        return NULL;
-    }
-    return journal;
-}
-
-static PyObject *
-journal_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
-{
-    static char *names[] = {"method", "target", NULL};
-    PyObject *method, *target;
-
-    (void)type;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "UU:Journal", names, &method, &target))
-        return NULL;
-    return (PyObject *)journal_begin(method, target);
-}
-
-static void
-journal_dealloc(Journal *journal)
-{
-    for (Py_ssize_t i = 0; i < journal->count; i++)
-        Py_DECREF(journal->ends[i].stage);
-    if (journal->ends != journal->few)
-        PyMem_Free(journal->ends);
-    Py_XDECREF(journal->method);
-    Py_XDECREF(journal->target);
-    Py_XDECREF(journal->request_id);
-    Py_XDECREF(journal->observers);
-    Py_XDECREF(journal->source);
-    Py_XDECREF(journal->instance);
-    Py_XDECREF(journal->peer);
-    Py_XDECREF(journal->stages);
-    Py_XDECREF(journal->cache);
-    Py_XDECREF(journal->error);
-    Py_XDECREF(journal->notes);
-    Py_XDECREF(journal->trace);
-    Py_XDECREF(journal->parent_span);
-    PyObject_Free(journal);
-}
-
-static int
-journal_make_room(Journal *journal)
-{
-    Py_ssize_t room = journal->room * 2;
-    End *ends = PyMem_New(End, room);
-
-    if (ends == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    memcpy(ends, journal->ends, journal->count * sizeof(End));
-    if (journal->ends != journal->few)
-        PyMem_Free(journal->ends);
-    journal->ends = ends;
-    journal->room = room;
-    return 0;
-}
-
-static PyObject *
-journal_ended(Journal *journal, PyObject *stage)
-{
-    End *end;
-
-    if (journal->count == journal->room && journal_make_room(journal) < 0)
-        return NULL;
-    end = &journal->ends[journal->count++];
-    end->stage = Py_NewRef(stage);
-    end->at = now();
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-journal_close(Journal *journal, PyObject *epoch)
-{
-    double before = journal->began;
-    double of_epoch = PyFloat_AsDouble(epoch);
-    PyObject *stages;
-
-    if (of_epoch == -1.0 && PyErr_Occurred())
-        return NULL;
-    stages = PyDict_New();
-    if (stages == NULL)
-        return NULL;
-    for (Py_ssize_t i = 0; i < journal->count; i++) {
-        End *end = &journal->ends[i];
-        PyObject *already = PyDict_GetItemWithError(stages, end->stage);
-        PyObject *seconds;
-
-        if (already == NULL && PyErr_Occurred())
-            goto failed;
-        seconds = PyFloat_FromDouble((already ? PyFloat_AS_DOUBLE(already) : 0.0) + (end->at - before));
-        if (seconds == NULL)
-            goto failed;
-        if (PyDict_SetItem(stages, end->stage, seconds) < 0) {
-            Py_DECREF(seconds);
-            goto failed;
-        }
-        Py_DECREF(seconds);
-        before = end->at;
-    }
-    journal->time = journal->began - of_epoch;
-    Py_XSETREF(journal->stages, stages);
-    Py_RETURN_NONE;
-failed:
-    Py_DECREF(stages);
-    return NULL;
-}
-
-/* An attribute that most requests leave as it is: NULL stands for `*unset`. */
-typedef struct {
-    size_t offset;
-    PyObject **unset;
-} Attribute;
-
-static PyObject *
-journal_get(PyObject *journal, void *closure)
-{
-    const Attribute *attribute = closure;
-    PyObject *value = *(PyObject **)((char *)journal + attribute->offset);
-
-    return Py_NewRef(value ? value : *attribute->unset);
-}
-
-static int
-journal_set(PyObject *journal, PyObject *value, void *closure)
-{
-    const Attribute *attribute = closure;
-
-    if (value == NULL) {
-        PyErr_SetString(PyExc_AttributeError, "nothing of a journal can be deleted");
-        return -1;
-    }
-    Py_XSETREF(*(PyObject **)((char *)journal + attribute->offset), Py_NewRef(value));
-    return 0;
-}
-
-#define ATTRIBUTE(name, unset) \
-    {#name, journal_get, journal_set, NULL, &(Attribute){offsetof(Journal, name), &unset}}
-
-static PyGetSetDef journal_attributes[] = {
-    ATTRIBUTE(method, empty_text),
-    ATTRIBUTE(target, empty_text),
-    ATTRIBUTE(request_id, empty_text),
-    ATTRIBUTE(observers, empty_tuple),
-    ATTRIBUTE(source, none),
-    ATTRIBUTE(instance, none),
-    ATTRIBUTE(peer, empty_text),
-    ATTRIBUTE(stages, empty_mapping),
-    ATTRIBUTE(cache, empty_text),
-    ATTRIBUTE(error, empty_text),
-    ATTRIBUTE(notes, empty_mapping),
-    ATTRIBUTE(trace, none),
-    ATTRIBUTE(parent_span, empty_text),
-    {NULL, NULL, NULL, NULL, NULL},
-};
-
-static PyMemberDef journal_members[] = {
-    {"began", T_DOUBLE, offsetof(Journal, began), 0, NULL},
-    {"time", T_DOUBLE, offsetof(Journal, time), 0, NULL},
-    {"seconds", T_DOUBLE, offsetof(Journal, seconds), 0, NULL},
-    {"sent", T_LONGLONG, offsetof(Journal, sent), 0, NULL},
-    {"status", T_INT, offsetof(Journal, status), 0, NULL},
-    {NULL, 0, 0, 0, NULL},
-};
-
-static PyMethodDef journal_methods[] = {
-    {"ended", (PyCFunction)journal_ended, METH_O, NULL},
-    {"close", (PyCFunction)journal_close, METH_O, NULL},
-    {NULL, NULL, 0, NULL},
-};
-
-static PyTypeObject JournalType = {
-    PyVarObject_HEAD_INIT(NULL, 0)
-    .tp_name = "mdmw.observe._recording.Journal",
-    .tp_basicsize = sizeof(Journal),
-    .tp_flags = Py_TPFLAGS_DEFAULT,
-    .tp_new = journal_new,
-    .tp_dealloc = (destructor)journal_dealloc,
-    .tp_getset = journal_attributes,
-    .tp_members = journal_members,
-    .tp_methods = journal_methods,
-};
 
 /* --- Place --------------------------------------------------------------------------- */
 
@@ -326,9 +28,9 @@ static PyMemberDef place_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
-static PyTypeObject PlaceType = {
+PyTypeObject PlaceType = {
     PyVarObject_HEAD_INIT(NULL, 0)
-    .tp_name = "mdmw.observe._recording.Place",
+    .tp_name = "mdmw.observe._in_c.Place",
     .tp_basicsize = sizeof(Place),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .tp_dealloc = (destructor)place_dealloc,
@@ -358,7 +60,7 @@ find_place(void)
     return place;
 }
 
-static PyObject *
+PyObject *
 here(PyObject *module, PyObject *nothing)
 {
     (void)module;
@@ -482,9 +184,9 @@ start_dealloc(Start *start)
     PyObject_GC_Del(start);
 }
 
-static PyTypeObject StartType = {
+PyTypeObject StartType = {
     PyVarObject_HEAD_INIT(NULL, 0)
-    .tp_name = "mdmw.observe._recording.Start",
+    .tp_name = "mdmw.observe._in_c.Start",
     .tp_basicsize = sizeof(Start),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .tp_call = (ternaryfunc)start_call,
@@ -510,21 +212,19 @@ start_new(Journal *journal, PyObject *start_response)
 
 typedef struct {
     PyObject_HEAD
-    PyObject *app, *observers, *over;
+    PyObject *app, *observers;
 } Recording;
 
 static int
 recording_init(Recording *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"app", "observers", "over", NULL};
-    PyObject *app, *observers, *over;
+    static char *names[] = {"app", "observers", NULL};
+    PyObject *app, *observers;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!O:Recording", names, &app, &PyTuple_Type, &observers,
-                                     &over))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!:Recording", names, &app, &PyTuple_Type, &observers))
         return -1;
     Py_XSETREF(self->app, Py_NewRef(app));
     Py_XSETREF(self->observers, Py_NewRef(observers));
-    Py_XSETREF(self->over, Py_NewRef(over));
     return 0;
 }
 
@@ -552,7 +252,7 @@ take(PyObject **value, PyObject *environ, PyObject *key)
 
     if (found == NULL)
         return PyErr_Occurred() ? -1 : 0;
-    if (found != Py_None)
+    if (found != Py_None && (key != remote_addr || PyUnicode_Check(found)))
         Py_XSETREF(*value, Py_NewRef(found));
     return 0;
 }
@@ -565,17 +265,6 @@ take_records(Journal *journal, PyObject *environ)
     if (take(&journal->source, environ, source_key) < 0)
         return -1;
     return take(&journal->instance, environ, instance_key);
-}
-
-static int
-end(Recording *self, Journal *journal)
-{
-    PyObject *nothing;
-
-    journal->seconds = now() - journal->began;
-    nothing = PyObject_CallOneArg(self->over, (PyObject *)journal);
-    Py_XDECREF(nothing);
-    return nothing == NULL ? -1 : 0;
 }
 
 static Journal *
@@ -606,8 +295,9 @@ fail(Recording *self, Journal *journal, PyObject *environ)
     name = PyObject_GetAttrString(type, "__name__");
     if (name != NULL)
         Py_XSETREF(journal->error, name);
-    if (name == NULL || take_records(journal, environ) < 0 || end(self, journal) < 0)
+    if (name == NULL || take_records(journal, environ) < 0)
         PyErr_WriteUnraisable((PyObject *)self);
+    journal_tell(journal);
     PyErr_Restore(type, error, traceback);
 }
 
@@ -630,8 +320,8 @@ succeed(Recording *self, Journal *journal, PyObject *environ, PyObject *body)
             goto failed;
         journal->sent += size;
     }
-    if (end(self, journal) == 0)
-        return body;
+    journal_tell(journal);
+    return body;
 failed:
     Py_DECREF(body);
     return NULL;
@@ -685,7 +375,7 @@ recording_call(Recording *self, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_TypeError, "an application: the environ is a dict");
         return NULL;
     }
-    if (self->over == NULL) {
+    if (self->observers == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "an application: it was not initialised, or is being deleted");
         return NULL;
     }
@@ -705,7 +395,6 @@ recording_traverse(Recording *self, visitproc visit, void *arg)
 {
     Py_VISIT(self->app);
     Py_VISIT(self->observers);
-    Py_VISIT(self->over);
     return 0;
 }
 
@@ -714,7 +403,6 @@ recording_clear(Recording *self)
 {
     Py_CLEAR(self->app);
     Py_CLEAR(self->observers);
-    Py_CLEAR(self->over);
     return 0;
 }
 
@@ -729,13 +417,12 @@ recording_dealloc(Recording *self)
 static PyMemberDef recording_members[] = {
     {"app", T_OBJECT_EX, offsetof(Recording, app), READONLY, NULL},
     {"observers", T_OBJECT_EX, offsetof(Recording, observers), READONLY, NULL},
-    {"over", T_OBJECT_EX, offsetof(Recording, over), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
-static PyTypeObject RecordingType = {
+PyTypeObject RecordingType = {
     PyVarObject_HEAD_INIT(NULL, 0)
-    .tp_name = "mdmw.observe._recording.Recording",
+    .tp_name = "mdmw.observe._in_c.Recording",
     .tp_basicsize = sizeof(Recording),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .tp_new = PyType_GenericNew,
@@ -747,41 +434,85 @@ static PyTypeObject RecordingType = {
     .tp_members = recording_members,
 };
 
-/* --- the module ------------------------------------------------------------------------ */
+/* --- Bell ---------------------------------------------------------------------------- */
 
-static PyMethodDef functions[] = {
-    {"here", here, METH_NOARGS, NULL},
-    {"forget_ids", forget_ids, METH_NOARGS, NULL},
-    {NULL, NULL, 0, NULL},
-};
+typedef struct {
+    PyObject_HEAD
+    PyObject *ring;
+    char is_rung;
+} Bell;
 
-static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "mdmw.observe._recording",
-    .m_size = -1,
-    .m_methods = functions,
-};
-
-/* `*value` is module.name from now on. */
 static int
-import(const char *module, const char *name, PyObject **value)
+bell_init(Bell *bell, PyObject *args, PyObject *kwargs)
 {
-    PyObject *found = PyImport_ImportModule(module);
+    static char *names[] = {"ring", NULL};
+    PyObject *ring;
 
-    *value = found == NULL ? NULL : PyObject_GetAttrString(found, name);
-    Py_XDECREF(found);
-    return *value == NULL ? -1 : 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:Bell", names, &ring))
+        return -1;
+    Py_XSETREF(bell->ring, Py_NewRef(ring));
+    return 0;
+}
+
+static PyObject *
+bell_over(Bell *bell, PyObject *journal)
+{
+    (void)journal;
+    if (bell->is_rung || bell->ring == NULL)
+        Py_RETURN_NONE;
+    bell->is_rung = 1;
+    return PyObject_CallOneArg(bell->ring, (PyObject *)bell);
 }
 
 static int
-prepare(void)
+bell_traverse(Bell *bell, visitproc visit, void *arg)
 {
-    PyObject *nothing = PyDict_New();
+    Py_VISIT(bell->ring);
+    return 0;
+}
 
-    none = Py_None;
-    empty_mapping = nothing == NULL ? NULL : PyDictProxy_New(nothing);
-    Py_XDECREF(nothing);
-    empty_tuple = PyTuple_New(0);
+static int
+bell_clear(Bell *bell)
+{
+    Py_CLEAR(bell->ring);
+    return 0;
+}
+
+static void
+bell_dealloc(Bell *bell)
+{
+    PyObject_GC_UnTrack(bell);
+    bell_clear(bell);
+    Py_TYPE(bell)->tp_free(bell);
+}
+
+static PyMemberDef bell_members[] = {
+    {"is_rung", T_BOOL, offsetof(Bell, is_rung), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMethodDef bell_methods[] = {
+    {"over", (PyCFunction)bell_over, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+PyTypeObject BellType = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "mdmw.observe._in_c.Bell",
+    .tp_basicsize = sizeof(Bell),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_new = PyType_GenericNew,
+    .tp_init = (initproc)bell_init,
+    .tp_dealloc = (destructor)bell_dealloc,
+    .tp_traverse = (traverseproc)bell_traverse,
+    .tp_clear = (inquiry)bell_clear,
+    .tp_members = bell_members,
+    .tp_methods = bell_methods,
+};
+
+int
+recording_prepare(void)
+{
     empty_text = PyUnicode_InternFromString("");
     request_uri = PyUnicode_InternFromString("REQUEST_URI");
     raw_uri = PyUnicode_InternFromString("RAW_URI");
@@ -789,30 +520,13 @@ prepare(void)
     request_method = PyUnicode_InternFromString("REQUEST_METHOD");
     remote_addr = PyUnicode_InternFromString("REMOTE_ADDR");
     stream = PyUnicode_InternFromString("stream");
-    begin = PyUnicode_InternFromString("begin");
-    ids = PyImport_ImportModule("mdmw.observe.ids");
     place_variable = PyContextVar_New("mdmw.place", NULL);
     if (PyErr_Occurred())
         return -1;
-    return import("mdmw.wire", "REQUEST_ID", &id_header) ||
-           import("mdmw.records", "JOURNAL", &journal_key) ||
-           import("mdmw.records", "SOURCE", &source_key) || import("mdmw.records", "INSTANCE", &instance_key);
-}
-
-PyMODINIT_FUNC
-PyInit__recording(void)
-{
-    PyObject *module;
-
-    if (prepare() || PyType_Ready(&StartType) < 0)
-        return NULL;
-    module = PyModule_Create(&definition);
-    if (module == NULL)
-        return NULL;
-    if (PyModule_AddType(module, &JournalType) < 0 || PyModule_AddType(module, &PlaceType) < 0 ||
-        PyModule_AddType(module, &RecordingType) < 0) {
-        Py_DECREF(module);
-        return NULL;
-    }
-    return module;
+    if (import("mdmw.wire", "REQUEST_ID", &id_header) < 0 ||
+        import("mdmw.records", "JOURNAL", &journal_key) < 0 ||
+        import("mdmw.records", "SOURCE", &source_key) < 0 ||
+        import("mdmw.records", "INSTANCE", &instance_key) < 0)
+        return -1;
+    return PyType_Ready(&StartType);
 }

@@ -1,0 +1,71 @@
+/* mdmw.observe._in_c: what is done for every request. Each class stands in Python too, with the words that
+ * explain it: recording.py, lines.py and counting.py beside this folder. tests/observe/test_in_c.py holds
+ * the two to the same.
+ *
+ * There are no locks: another thread has its turn only where Python code is called, or where a new object
+ * lets the garbage collector do so. What belongs together is done without either in between.
+ */
+
+#ifndef MDMW_OBSERVE_H
+#define MDMW_OBSERVE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+
+enum { FEW_STAGES = 6 };
+
+typedef struct {
+    PyObject *name;
+    double seconds;
+} Stage;
+
+/* Not tracked by the garbage collector: nothing that a journal refers to refers to it, but for
+ * observers, which live as long as the process. */
+typedef struct {
+    PyObject_HEAD
+    double began, last, time, seconds;
+    long long sent;
+    int status;
+    PyObject *method, *target, *request_id, *observers; /* never NULL */
+    /* Of these NULL is nothing, as Python's None, "" and {} are. */
+    PyObject *source, *instance, *peer, *cache, *error, *notes, *trace, *parent_span;
+    Py_ssize_t count, room;
+    Stage *stages;
+    Stage few[FEW_STAGES];
+} Journal;
+
+extern PyTypeObject JournalType, PlaceType, StartType, RecordingType, BellType; /* recording.py */
+extern PyTypeObject LinesType;                                                 /* lines.py */
+extern PyTypeObject CountersType, ForAllType, ForEachType;                      /* counting.py */
+
+/* journal.c */
+Journal *journal_begin(PyObject *method, PyObject *target);
+void journal_tell(Journal *journal);             /* it is over */
+Journal *journal_of(PyObject *object);           /* the same, borrowed; NULL and TypeError for another type */
+PyObject *forget_ids(PyObject *module, PyObject *nothing);
+int journal_prepare(void);
+
+/* recording.c */
+PyObject *here(PyObject *module, PyObject *nothing);
+int recording_prepare(void);
+
+int lines_prepare(void);
+int counting_prepare(void);
+
+static inline int
+says_something(PyObject *text)
+{
+    return text != NULL && PyUnicode_GET_LENGTH(text) > 0;
+}
+
+static inline int
+has_notes(const Journal *journal)
+{
+    return journal->notes != NULL && PyDict_GET_SIZE(journal->notes) > 0;
+}
+
+/* module.c: `*value` is module.name from now on. */
+int import(const char *module, const char *name, PyObject **value);
+
+#endif
