@@ -2,14 +2,12 @@
 
 import atexit
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator
-from functools import partial
 from weakref import WeakSet
 
 from mdmw.boundary.base import App
 from mdmw.observe.batch import Soon
-from mdmw.observe.recording import Bell, Journal, Observer, Recording
+from mdmw.observe.recording import Journal, Observer, Recording, Waiting
 
 
 class Observed(Recording):
@@ -19,12 +17,10 @@ class Observed(Recording):
     """
 
     def __init__(self, app: App, observer: Observer) -> None:
-        self.told: tuple[Observer, ...] = (observer,)
         if isinstance(app, Observed):  # side by side they cost as much as one
-            self.told += app.told
-            app = app.app
-        bell = Bell(partial(_have_flushed, self.told))
-        super().__init__(app, (*(one.over for one in self.told), bell.over))
+            super().__init__(app.app, (observer, *app.observers), _WAITING.add)
+        else:
+            super().__init__(app, (observer,), _WAITING.add)
         _all.add(observer)
         # Again and again the last that is registered, so that observers with batches of their own end later.
         atexit.unregister(flush)
@@ -60,44 +56,40 @@ class _Counted:
         finally:
             if not self._is_over:
                 self._is_over = True
-                self._journal.over()
+                self._journal.close()
+                _WAITING.add(self._journal)
 
 
 # --- a moment after they are over ---------------------------------------------------------
 
 _all: WeakSet[Observer] = WeakSet()
-_rung: deque[tuple[Bell, tuple[Observer, ...]]] = deque()
+_due: dict[Observer, None] = {}  # who was told of something, and had no time since
 
 
 def flush() -> None:
-    """Have all observers make what they make of the requests that are over, now."""
+    """Have all observers told of the requests that are over, and make what they make of them, now."""
     _SOON.flush()
 
 
-def _have_flushed(observers: tuple[Observer, ...], bell: Bell) -> None:
-    _rung.append((bell, observers))
-    _SOON.ask()
-
-
 def _flush() -> None:
-    due: dict[Observer, None] = {}
-    while _rung:
-        bell, observers = _rung[0]
-        bell.is_rung = False  # who is over from now on may come too late for this time
-        _rung.popleft()
-        due |= dict.fromkeys(observers)
-    for observer in due:
+    _WAITING.tell()
+    for observer in list(_due):
+        del _due[observer]
         observer.flush()
+
+
+def _told(observers: tuple[Observer, ...]) -> None:
+    _due.update(dict.fromkeys(observers))
 
 
 def _forget() -> None:
     """In a forked child."""
-    for bell, _ in _rung:
-        bell.is_rung = False
-    _rung.clear()
+    _WAITING.forget()
+    _due.clear()
     for observer in _all:
         observer.forget()
 
 
 _SOON = Soon(_flush)
+_WAITING = Waiting(_SOON.ask, _told)
 os.register_at_fork(after_in_child=_forget)

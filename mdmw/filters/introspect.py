@@ -17,7 +17,7 @@ from typing import Any
 from oslo_config import cfg
 
 from mdmw.boundary.base import App
-from mdmw.boundary.observer import Observed
+from mdmw.boundary.observer import Observed, flush
 from mdmw.errors import BadRequest
 from mdmw.observe.checks import checks
 from mdmw.observe.desk import Desk, provide
@@ -57,6 +57,7 @@ class Recorder:
 
     def counters(self) -> dict[str, Any]:
         """The answer to `counters`: requests of each network and router since this process began."""
+        flush()
         return self._tally.counters()
 
     def recent(
@@ -65,6 +66,7 @@ class Recorder:
         """The answer to `recent`: the last requests, the newest first, of a scope or an instance."""
         if not isinstance(limit, int) or not 0 < limit <= _MOST_RECENT:
             raise BadRequest(f"limit: 1 to {_MOST_RECENT} is allowed")
+        flush()
         return self._tally.recent(limit, partial(_concerns, scope, instance))
 
 

@@ -1,8 +1,6 @@
 """Counting requests that are over: for metrics, and for each network and router."""
 
-import threading
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -11,7 +9,6 @@ from mdmw.observe.recording import Journal
 
 CLASSES = ("0xx", "1xx", "2xx", "3xx", "4xx", "5xx")  # 0xx: no answer could be made
 _UNUSUAL_STATUS = 600
-_MANY = 1000
 _MOST_EVENTFUL = 20_000  # if nobody takes them
 _LONGEST_TARGET = 500
 
@@ -37,45 +34,15 @@ class Counters:
         self.slowest = max(self.slowest, seconds)
 
 
-class _Later:
-    """Takes journals while guests wait, and counts them when somebody looks or there are many.
-
-    In C they are counted at once.
-    """
-
-    def __init__(self) -> None:
-        self.forget()
-
-    def over(self, journal: Journal) -> None:
-        """As `Observer`."""
-        self._waiting.append(journal)
-        if len(self._waiting) >= _MANY:
-            self.catch_up()
-
-    def catch_up(self) -> None:
-        """Count what there is."""
-        with self._counting:
-            for _ in range(len(self._waiting)):
-                self._count(self._waiting.popleft())
-
-    def forget(self) -> None:
-        """As `Observer`."""
-        self._waiting: deque[Journal] = deque()
-        self._counting = threading.Lock()
-
-    def _count(self, journal: Journal) -> None:
-        raise NotImplementedError
-
-
-class ForAll(_Later):
+class ForAll:
     """Counts all requests together, and what each stage of them took."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self._bounds = bounds
-        super().__init__()
+        self.forget()
 
     def forget(self) -> None:
-        super().forget()
+        """As `Observer`."""
         self.requests = Counters(self._bounds)
         self.stages: dict[str, Counters] = {}
         self.caches: dict[str, int] = {}  # requests for which the cache had this
@@ -86,7 +53,8 @@ class ForAll(_Later):
         self._eventful, eventful = [], self._eventful
         return eventful
 
-    def _count(self, journal: Journal) -> None:
+    def over(self, journal: Journal) -> None:
+        """As `Observer`."""
         self.requests.add(journal.status, journal.seconds, journal.time)
         for stage, seconds in journal.stages.items():
             if (counters := self.stages.get(stage)) is None:
@@ -98,7 +66,7 @@ class ForAll(_Later):
             self._eventful.append(journal)
 
 
-class ForEach(_Later):
+class ForEach:
     """Counts the requests of each scope, and hands each to `keep`, of a long target only the beginning.
 
     When more than `most` scopes of one kind were counted, `make_room` is called with them.
@@ -115,14 +83,15 @@ class ForEach(_Later):
         self._most = most
         self._make_room = make_room
         self._keep = keep
-        super().__init__()
+        self.forget()
 
     def forget(self) -> None:
-        super().forget()
+        """As `Observer`."""
         #: By kind and id; "" and "" where nobody was identified.
         self.scopes: dict[str, dict[str, Counters]] = {}
 
-    def _count(self, journal: Journal) -> None:
+    def over(self, journal: Journal) -> None:
+        """As `Observer`."""
         scope = journal.source.scope if journal.source else None
         kind, id_ = (scope.kind, scope.id) if scope else ("", "")
         of_kind = self.scopes.setdefault(kind, {})

@@ -50,20 +50,20 @@ class Lines:
     def __init__(self, form: Form, most: int = _MOST_WAITING) -> None:
         self._form = form
         self._most = most
-        self._waiting: deque[Journal] = deque()
+        self._waiting: deque[str] = deque()
         self._lost = 0
 
     def over(self, journal: Journal) -> None:
         """As `Observer`."""
         if len(self._waiting) < self._most:
-            self._waiting.append(journal)
+            self._waiting.append(_line(self._form, journal))
         else:
             self._lost += 1
 
     def take(self) -> tuple[bytes, int, int]:
         """The lines, how many there are, and how many were lost since so many waited already."""
         number, self._lost, lost = len(self._waiting), 0, self._lost
-        text = "".join([_line(self._form, self._waiting.popleft()) for _ in range(number)])
+        text = "".join([self._waiting.popleft() for _ in range(number)])
         return text.encode("ascii"), number, lost
 
 

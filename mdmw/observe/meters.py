@@ -102,7 +102,6 @@ class Totals:
 
     def numbers(self) -> Iterator[tuple[Name, int]]:
         """Requests, errors, and what happened on their way, since the process began."""
-        self._counts.catch_up()
         for journal in self._counts.take_eventful():
             self._take(journal)
         requests = Counter({"2xx": 0, "4xx": 0, "5xx": 0})
@@ -117,7 +116,6 @@ class Totals:
 
     def histograms(self) -> Iterator[tuple[Name, list[int], float]]:
         """How many lasted up to each bound, or longer, and seconds in all: of requests, and of stages."""
-        self._counts.catch_up()
         requests = self._counts.requests
         yield (REQUEST_SECONDS, (self._pipeline,)), requests.durations, requests.seconds
         labelled: dict[str, list[Counters]] = {}

@@ -1,13 +1,19 @@
-"""What each request does for those who observe it: its journal, and the filter that keeps one.
+"""What each request does for those who observe it: its journal, who keeps it, and where it waits.
 
 All of it while a guest waits, and with caches that others have filled: it is the memory it touches that
-takes time. It is done in C where that could be built (`mdmw.observe.in_c`); this is the same in Python.
+takes time, instructions included. So journals wait until there are a few, and what is made of them is
+made of all together. It is done in C where that could be built (`mdmw.observe.in_c`); this is the same
+in Python.
 """
 
 import logging
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from functools import lru_cache
+from itertools import groupby
+from operator import attrgetter
 from time import perf_counter, time
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,6 +26,7 @@ from mdmw.wire import REQUEST_ID
 
 LOG = logging.getLogger(__name__)
 
+_FEW = 64  # journals, of which most are still in some cache
 _STATUS_DIGITS = 3
 _ID_NAME = REQUEST_ID.lower()
 _ID_LENGTH = len(REQUEST_ID)
@@ -29,10 +36,10 @@ class Observer(Protocol):
     """Is told of requests that are over, and a moment later has time to make something of them."""
 
     def over(self, journal: "Journal") -> None:
-        """This one is over. The guest waits: take what is needed, and nothing else."""
+        """This one is over. Some guest waits meanwhile: take what is needed, and nothing else."""
 
     def flush(self) -> None:
-        """Called a moment after the first of several requests, in a thread for all observers."""
+        """Called a moment after it was told of requests, in a thread for all observers."""
 
     def forget(self) -> None:
         """In a forked child: what there is belongs to the parent."""
@@ -54,7 +61,7 @@ class Journal:
     notes: Mapping[str, int] = MappingProxyType({})
     trace: TraceContext | None = None  # as the next hop is told
     parent_span = ""  # of the hop that called, if it is trusted
-    observers: tuple[Callable[["Journal"], None], ...] = ()  # who is told when it is over
+    observers: tuple[Observer, ...] = ()
 
     def __init__(self, method: str, target: str) -> None:
         self.began = self._last = perf_counter()
@@ -69,15 +76,10 @@ class Journal:
         self.stages[stage] = self.stages.get(stage, 0.0) + (now - self._last)
         self._last = now
 
-    def over(self) -> None:
-        """The request is over: tell the observers."""
+    def close(self) -> None:
+        """The request is over."""
         self.seconds = perf_counter() - self.began
         self.time = time() - self.seconds
-        for tell in self.observers:
-            try:
-                tell(self)
-            except Exception:  # a defect of an observer costs no guest its answer
-                LOG.exception("an observer could not be told of %s", self.request_id)
 
 
 class Place:
@@ -105,14 +107,17 @@ def here() -> Place:
 
 
 class Recording:
-    """A WSGI application that keeps a journal of each request for `observers`, who are told when it is over.
+    """A WSGI application that keeps a journal of each request for `observers`, and calls `over` with it.
 
     One within another adds its observers to the other's journals. Each answer has the request id.
     """
 
-    def __init__(self, app: Callable[..., Any], observers: tuple[Callable[[Journal], None], ...]) -> None:
+    def __init__(
+        self, app: Callable[..., Any], observers: tuple[Observer, ...], over: Callable[[Journal], None]
+    ) -> None:
         self.app = app
         self.observers = observers
+        self.over = over
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         place = here()
@@ -139,7 +144,7 @@ class Recording:
         except BaseException as error:
             journal.error = type(error).__name__
             _take_records(journal, environ)
-            journal.over()
+            self._end(journal)
             raise
         finally:
             place.journal = None
@@ -147,26 +152,64 @@ class Recording:
         if not isinstance(body, list):
             return self.stream(body, journal)
         journal.sent = sum(map(len, body))
-        journal.over()
+        self._end(journal)
         return body
 
     def stream(self, body: Iterable[bytes], journal: Journal) -> Iterable[bytes]:
         """A body on its way: what comes out of it ends the journal."""
         raise NotImplementedError
 
+    def _end(self, journal: Journal) -> None:
+        journal.close()
+        self.over(journal)
 
-class Bell:
-    """Rings for the first request that is over, and is silent then until `is_rung` is False again."""
 
-    def __init__(self, ring: Callable[["Bell"], None]) -> None:
-        self._ring = ring
-        self.is_rung = False
+class Waiting:
+    """Where journals wait until there are a few, or until somebody has their observers told.
 
-    def over(self, _: Journal) -> None:
-        """One is over."""
-        if not self.is_rung:
-            self.is_rung = True
-            self._ring(self)
+    `wake` is called with the first one, `told` with observers that were told of some.
+    """
+
+    _is_awake: bool
+
+    def __init__(self, wake: Callable[[], None], told: Callable[[tuple[Observer, ...]], None]) -> None:
+        self._wake = wake
+        self._told = told
+        self.forget()
+
+    def add(self, journal: Journal) -> None:
+        """This one is over."""
+        self._journals.append(journal)
+        if not self._is_awake:
+            self._is_awake = True
+            self._wake()
+        if len(self._journals) >= _FEW:
+            self.tell()
+
+    def tell(self) -> None:
+        """Have the observers told of those that wait."""
+        with self._telling:
+            self._is_awake = False
+            journals = [self._journals.popleft() for _ in range(len(self._journals))]
+            for observers, some in groupby(journals, attrgetter("observers")):
+                together = list(some)
+                for observer in observers:
+                    _tell(observer, together)
+                self._told(observers)
+
+    def forget(self) -> None:
+        """In a forked child: those that wait are the parent's."""
+        self._journals: deque[Journal] = deque()
+        self._telling = threading.Lock()
+        self._is_awake = False
+
+
+def _tell(observer: Observer, journals: list[Journal]) -> None:
+    for journal in journals:
+        try:
+            observer.over(journal)
+        except Exception:  # a defect of an observer costs no guest its answer
+            LOG.exception("an observer could not be told of %s", journal.request_id)
 
 
 def _take_records(journal: Journal, environ: Environ) -> None:
@@ -184,4 +227,5 @@ def _number(status: str) -> int:
 
 
 if not TYPE_CHECKING and IN_C:
-    Journal, Place, Recording, Bell, here = IN_C.Journal, IN_C.Place, IN_C.Recording, IN_C.Bell, IN_C.here
+    Journal, Place, Recording, here = IN_C.Journal, IN_C.Place, IN_C.Recording, IN_C.here
+    Waiting = IN_C.Waiting

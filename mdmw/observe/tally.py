@@ -36,7 +36,6 @@ class Tally:
 
     def counters(self) -> dict[str, Any]:
         """The answer to `counters`."""
-        self._counts.catch_up()
         scopes = [
             {"scope": [kind, id_] if kind else None, **_described(counters)}
             for kind, of_kind in self._counts.scopes.copy().items()
@@ -46,7 +45,6 @@ class Tally:
 
     def recent(self, most: int, wanted: Callable[[Journal], bool]) -> list[dict[str, Any]]:
         """At most so many of the last requests that are `wanted`, the newest first."""
-        self._counts.catch_up()
         found: list[dict[str, Any]] = []
         for journal in reversed(self._recent.copy()):
             if len(found) >= most:

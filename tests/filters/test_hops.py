@@ -8,7 +8,7 @@ from guest import Seen, call
 from peers import answers, response
 
 from mdmw import wire
-from mdmw.boundary.observer import Observed
+from mdmw.boundary.observer import Observed, flush
 from mdmw.filters import hmac_verify, source_identify
 from mdmw.observe.journal import current
 from mdmw.observe.trace_context import TraceContext
@@ -44,6 +44,7 @@ def ask(app, *args, **kwargs):
     """The reply, and the journal of the request."""
     kept = Kept()
     reply = call(Observed(app, kept), *args, **kwargs)
+    flush()
     return reply, kept.journal
 
 

@@ -11,7 +11,7 @@ from peers import answers, response
 
 from mdmw.boundary.base import Terminal
 from mdmw.boundary.hops import onward
-from mdmw.boundary.observer import Observed
+from mdmw.boundary.observer import Observed, flush
 from mdmw.errors import ConfigError, Unavailable
 from mdmw.filters import source_identify, trace
 from mdmw.observe.spans import Tracer
@@ -66,6 +66,7 @@ class Pipeline:
 
     def ask(self, *headers, target="/latest/?secret=1"):
         call(self.app, target=target, headers=[*FROM_PROXY, *headers], peer="")
+        flush()
         return self.kept.journal
 
 
@@ -173,7 +174,8 @@ def test_spans_come_over_http_to_a_collector(monkeypatch, peers):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{collector.address.authority}")
     app = trace.filter_factory({"mdmw_pipeline": "agent"})(Respond())
     reply = call(app, "GET", "/latest/")
-    app.told[0].batch.flush()
+    flush()
+    app.observers[0].batch.flush()
     (received,) = collector.requests
     assert received.target == "/v1/traces"
     (resource,) = ExportTraceServiceRequest.FromString(received.body).resource_spans

@@ -1,6 +1,6 @@
 """Helpers of the tests of observing filters."""
 
-from mdmw.boundary.observer import Observed
+from mdmw.boundary.observer import Observed, flush
 
 
 class Observer:
@@ -20,8 +20,13 @@ class Kept(Observer):
     """Keeps the journals."""
 
     def __init__(self):
-        self.journals = []
-        self.over = self.journals.append
+        self._journals = []
+        self.over = self._journals.append
+
+    @property
+    def journals(self):
+        flush()
+        return self._journals
 
 
 def observed(app, *observers):

@@ -23,7 +23,7 @@ NETWORK = "1f9c3a52-6d0e-4f6b-9c1e-7a4c0b2d8e31"
 
 def observed(app):
     kept = Kept()
-    return Observed(app, kept), kept.journals
+    return Observed(app, kept), kept
 
 
 # --- claims -----------------------------------------------------------------------------
@@ -39,22 +39,22 @@ def observed(app):
     ],
 )
 def test_w_1_claims_of_guests_are_counted_as_they_are_removed(headers, number):
-    app, journals = observed(source_identify.filter_factory({}, mode="fixed", network_id=NETWORK)(Seen()))
+    app, kept = observed(source_identify.filter_factory({}, mode="fixed", network_id=NETWORK)(Seen()))
     assert call(app, headers=headers, validate=False).status == 200
-    assert journals[0].notes.get(FORGED, 0) == number
+    assert kept.journals[0].notes.get(FORGED, 0) == number
 
 
 def test_w_1_claims_in_a_request_that_is_refused_count_too():
-    app, journals = observed(source_identify.filter_factory({}, mode="fixed", network_id=NETWORK)(Seen()))
+    app, kept = observed(source_identify.filter_factory({}, mode="fixed", network_id=NETWORK)(Seen()))
     assert call(app, target="/a\\b", headers=[("X-Instance-ID", "me")], validate=False).status == 400
-    assert journals[0].notes[FORGED] == 1
+    assert kept.journals[0].notes[FORGED] == 1
 
 
 def test_what_a_trusted_hop_says_is_no_claim():
-    app, journals = observed(source_identify.filter_factory({}, mode="relay")(Seen()))
+    app, kept = observed(source_identify.filter_factory({}, mode="relay")(Seen()))
     headers = [("X-Forwarded-For", "10.0.0.5"), ("X-Neutron-Network-ID", NETWORK)]
     assert call(app, headers=headers, peer="").status == 200
-    assert FORGED not in journals[0].notes
+    assert FORGED not in kept.journals[0].notes
 
 
 # --- failures ---------------------------------------------------------------------------
@@ -75,11 +75,11 @@ def test_a_question_without_an_answer_is_a_failure_and_in_the_pause_there_is_non
             back_end.instance(Source("10.0.0.5", Scope("network", NETWORK)))
         return Seen()(environ, start_response)
 
-    app, journals = observed(ask)
+    app, kept = observed(ask)
     call(app)
     call(app)
-    assert journals[0].notes == {RESOLVER_CALL: 1, RESOLVER_FAILURE: 1}
-    assert journals[1].notes == {}
+    assert kept.journals[0].notes == {RESOLVER_CALL: 1, RESOLVER_FAILURE: 1}
+    assert kept.journals[1].notes == {}
 
 
 # --- what is looked at ------------------------------------------------------------------

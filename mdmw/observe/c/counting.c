@@ -166,14 +166,6 @@ counters_in(PyObject *dict, PyObject *key, PyObject *bounds)
     return (Counters *)found;
 }
 
-static PyObject *
-nothing_to_catch_up(PyObject *self, PyObject *nothing)
-{
-    (void)self;
-    (void)nothing;
-    Py_RETURN_NONE;
-}
-
 /* --- ForAll ------------------------------------------------------------------------------ */
 
 typedef struct {
@@ -298,7 +290,6 @@ static PyMemberDef for_all_members[] = {
 
 static PyMethodDef for_all_methods[] = {
     {"over", (PyCFunction)for_all_over, METH_O, NULL},
-    {"catch_up", nothing_to_catch_up, METH_NOARGS, NULL},
     {"take_eventful", (PyCFunction)for_all_take_eventful, METH_NOARGS, NULL},
     {"forget", (PyCFunction)for_all_forget, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
@@ -452,7 +443,6 @@ static PyMemberDef for_each_members[] = {
 
 static PyMethodDef for_each_methods[] = {
     {"over", (PyCFunction)for_each_over, METH_O, NULL},
-    {"catch_up", nothing_to_catch_up, METH_NOARGS, NULL},
     {"forget", (PyCFunction)for_each_forget, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

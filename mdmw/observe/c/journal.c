@@ -245,28 +245,17 @@ set_stages(Journal *journal, PyObject *stages, void *closure)
 /* --- when it is over ------------------------------------------------------------------ */
 
 void
-journal_tell(Journal *journal)
+journal_close(Journal *journal)
 {
-    PyObject *observers = Py_NewRef(journal->observers);
-
     journal->seconds = now() - journal->began;
     journal->time = seconds_of(CLOCK_REALTIME) - journal->seconds;
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(observers); i++) {
-        PyObject *tell = PyTuple_GET_ITEM(observers, i);
-        PyObject *nothing = PyObject_CallOneArg(tell, (PyObject *)journal);
-
-        if (nothing == NULL)
-            PyErr_WriteUnraisable(tell); /* a defect of an observer costs no guest its answer */
-        Py_XDECREF(nothing);
-    }
-    Py_DECREF(observers);
 }
 
 static PyObject *
-journal_over(Journal *journal, PyObject *nothing)
+journal_close_of(Journal *journal, PyObject *nothing)
 {
     (void)nothing;
-    journal_tell(journal);
+    journal_close(journal);
     Py_RETURN_NONE;
 }
 
@@ -336,7 +325,7 @@ static PyMemberDef members[] = {
 
 static PyMethodDef methods[] = {
     {"ended", (PyCFunction)journal_ended, METH_O, NULL},
-    {"over", (PyCFunction)journal_over, METH_NOARGS, NULL},
+    {"close", (PyCFunction)journal_close_of, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -28,7 +28,7 @@ import(const char *module, const char *name, PyObject **value)
 PyMODINIT_FUNC
 PyInit__in_c(void)
 {
-    PyTypeObject *types[] = {&JournalType, &PlaceType,    &RecordingType, &BellType,
+    PyTypeObject *types[] = {&JournalType, &PlaceType,    &RecordingType, &WaitingType,
                              &LinesType,   &CountersType, &ForAllType,    &ForEachType};
     PyObject *module;
 

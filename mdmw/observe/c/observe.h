@@ -35,13 +35,13 @@ typedef struct {
     Stage few[FEW_STAGES];
 } Journal;
 
-extern PyTypeObject JournalType, PlaceType, StartType, RecordingType, BellType; /* recording.py */
+extern PyTypeObject JournalType, PlaceType, StartType, RecordingType, WaitingType; /* recording.py */
 extern PyTypeObject LinesType;                                                 /* lines.py */
 extern PyTypeObject CountersType, ForAllType, ForEachType;                      /* counting.py */
 
 /* journal.c */
 Journal *journal_begin(PyObject *method, PyObject *target);
-void journal_tell(Journal *journal);             /* it is over */
+void journal_close(Journal *journal);            /* it is over */
 Journal *journal_of(PyObject *object);           /* the same, borrowed; NULL and TypeError for another type */
 PyObject *forget_ids(PyObject *module, PyObject *nothing);
 int journal_prepare(void);

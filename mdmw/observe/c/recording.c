@@ -2,11 +2,11 @@
 
 #include "observe.h"
 
-enum { STATUS_DIGITS = 3 };
+enum { STATUS_DIGITS = 3, FEW = 64 };
 
 static PyObject *empty_text, *id_header;
 static PyObject *journal_key, *source_key, *instance_key; /* of an environ, mdmw.records */
-static PyObject *request_uri, *raw_uri, *path_info, *request_method, *remote_addr, *stream;
+static PyObject *request_uri, *raw_uri, *path_info, *request_method, *remote_addr, *stream, *over;
 static PyObject *place_variable;
 
 /* --- Place --------------------------------------------------------------------------- */
@@ -212,19 +212,21 @@ start_new(Journal *journal, PyObject *start_response)
 
 typedef struct {
     PyObject_HEAD
-    PyObject *app, *observers;
+    PyObject *app, *observers, *over;
 } Recording;
 
 static int
 recording_init(Recording *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"app", "observers", NULL};
-    PyObject *app, *observers;
+    static char *names[] = {"app", "observers", "over", NULL};
+    PyObject *app, *observers, *over;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!:Recording", names, &app, &PyTuple_Type, &observers))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!O:Recording", names, &app, &PyTuple_Type, &observers,
+                                     &over))
         return -1;
     Py_XSETREF(self->app, Py_NewRef(app));
     Py_XSETREF(self->observers, Py_NewRef(observers));
+    Py_XSETREF(self->over, Py_NewRef(over));
     return 0;
 }
 
@@ -267,6 +269,17 @@ take_records(Journal *journal, PyObject *environ)
     return take(&journal->instance, environ, instance_key);
 }
 
+static int
+end(Recording *self, Journal *journal)
+{
+    PyObject *nothing;
+
+    journal_close(journal);
+    nothing = PyObject_CallOneArg(self->over, (PyObject *)journal);
+    Py_XDECREF(nothing);
+    return nothing == NULL ? -1 : 0;
+}
+
 static Journal *
 begin_journal(Recording *self, PyObject *environ)
 {
@@ -295,9 +308,8 @@ fail(Recording *self, Journal *journal, PyObject *environ)
     name = PyObject_GetAttrString(type, "__name__");
     if (name != NULL)
         Py_XSETREF(journal->error, name);
-    if (name == NULL || take_records(journal, environ) < 0)
+    if (name == NULL || take_records(journal, environ) < 0 || end(self, journal) < 0)
         PyErr_WriteUnraisable((PyObject *)self);
-    journal_tell(journal);
     PyErr_Restore(type, error, traceback);
 }
 
@@ -320,8 +332,8 @@ succeed(Recording *self, Journal *journal, PyObject *environ, PyObject *body)
             goto failed;
         journal->sent += size;
     }
-    journal_tell(journal);
-    return body;
+    if (end(self, journal) == 0)
+        return body;
 failed:
     Py_DECREF(body);
     return NULL;
@@ -375,7 +387,7 @@ recording_call(Recording *self, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_TypeError, "an application: the environ is a dict");
         return NULL;
     }
-    if (self->observers == NULL) {
+    if (self->over == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "an application: it was not initialised, or is being deleted");
         return NULL;
     }
@@ -395,6 +407,7 @@ recording_traverse(Recording *self, visitproc visit, void *arg)
 {
     Py_VISIT(self->app);
     Py_VISIT(self->observers);
+    Py_VISIT(self->over);
     return 0;
 }
 
@@ -403,6 +416,7 @@ recording_clear(Recording *self)
 {
     Py_CLEAR(self->app);
     Py_CLEAR(self->observers);
+    Py_CLEAR(self->over);
     return 0;
 }
 
@@ -417,6 +431,7 @@ recording_dealloc(Recording *self)
 static PyMemberDef recording_members[] = {
     {"app", T_OBJECT_EX, offsetof(Recording, app), READONLY, NULL},
     {"observers", T_OBJECT_EX, offsetof(Recording, observers), READONLY, NULL},
+    {"over", T_OBJECT_EX, offsetof(Recording, over), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -434,80 +449,140 @@ PyTypeObject RecordingType = {
     .tp_members = recording_members,
 };
 
-/* --- Bell ---------------------------------------------------------------------------- */
+/* --- Waiting --------------------------------------------------------------------------- */
 
 typedef struct {
     PyObject_HEAD
-    PyObject *ring;
-    char is_rung;
-} Bell;
+    PyObject *wake, *told;
+    char is_awake;
+    int count;
+    Journal *journals[FEW];
+} Waiting;
 
+/* As many journals as have the same observers as the first one are told of, and let go. */
 static int
-bell_init(Bell *bell, PyObject *args, PyObject *kwargs)
+tell_some(Waiting *waiting, Journal **journals, int count)
 {
-    static char *names[] = {"ring", NULL};
-    PyObject *ring;
+    PyObject *observers = Py_NewRef(journals[0]->observers), *nothing;
+    int some = 1;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:Bell", names, &ring))
-        return -1;
-    Py_XSETREF(bell->ring, Py_NewRef(ring));
-    return 0;
+    while (some < count && journals[some]->observers == observers)
+        some++;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(observers); i++) {
+        PyObject *observer = PyTuple_GET_ITEM(observers, i);
+        PyObject *tell = PyObject_GetAttr(observer, over);
+
+        if (tell == NULL)
+            PyErr_WriteUnraisable(observer);
+        for (int j = 0; tell != NULL && j < some; j++) {
+            nothing = PyObject_CallOneArg(tell, (PyObject *)journals[j]);
+            if (nothing == NULL)
+                PyErr_WriteUnraisable(observer); /* a defect of an observer costs no guest its answer */
+            Py_XDECREF(nothing);
+        }
+        Py_XDECREF(tell);
+    }
+    for (int j = 0; j < some; j++)
+        Py_DECREF(journals[j]);
+    nothing = PyObject_CallOneArg(waiting->told, observers);
+    if (nothing == NULL)
+        PyErr_WriteUnraisable(waiting->told);
+    Py_XDECREF(nothing);
+    Py_DECREF(observers);
+    return some;
 }
 
 static PyObject *
-bell_over(Bell *bell, PyObject *journal)
+waiting_tell(Waiting *waiting, PyObject *nothing)
 {
-    (void)journal;
-    if (bell->is_rung || bell->ring == NULL)
+    Journal *journals[FEW];
+    int count = waiting->count;
+
+    (void)nothing;
+    memcpy(journals, waiting->journals, count * sizeof(Journal *));
+    waiting->count = 0;
+    waiting->is_awake = 0;
+    for (int done = 0; done < count;)
+        done += tell_some(waiting, journals + done, count - done);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+waiting_add(Waiting *waiting, PyObject *object)
+{
+    Journal *journal = journal_of(object);
+
+    if (journal == NULL)
+        return NULL;
+    waiting->journals[waiting->count++] = (Journal *)Py_NewRef(object);
+    if (waiting->count == FEW) /* never more, whatever other threads do in the calls below */
+        return waiting_tell(waiting, NULL);
+    if (waiting->is_awake)
         Py_RETURN_NONE;
-    bell->is_rung = 1;
-    return PyObject_CallOneArg(bell->ring, (PyObject *)bell);
-}
-
-static int
-bell_traverse(Bell *bell, visitproc visit, void *arg)
-{
-    Py_VISIT(bell->ring);
-    return 0;
-}
-
-static int
-bell_clear(Bell *bell)
-{
-    Py_CLEAR(bell->ring);
-    return 0;
+    waiting->is_awake = 1;
+    return PyObject_CallNoArgs(waiting->wake);
 }
 
 static void
-bell_dealloc(Bell *bell)
+let_go(Waiting *waiting)
 {
-    PyObject_GC_UnTrack(bell);
-    bell_clear(bell);
-    Py_TYPE(bell)->tp_free(bell);
+    int count = waiting->count;
+
+    waiting->count = 0;
+    waiting->is_awake = 0;
+    for (int i = 0; i < count; i++)
+        Py_DECREF(waiting->journals[i]);
 }
 
-static PyMemberDef bell_members[] = {
-    {"is_rung", T_BOOL, offsetof(Bell, is_rung), 0, NULL},
-    {NULL, 0, 0, 0, NULL},
-};
+static PyObject *
+waiting_forget(Waiting *waiting, PyObject *nothing)
+{
+    (void)nothing;
+    let_go(waiting);
+    Py_RETURN_NONE;
+}
 
-static PyMethodDef bell_methods[] = {
-    {"over", (PyCFunction)bell_over, METH_O, NULL},
+static PyObject *
+waiting_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"wake", "told", NULL};
+    PyObject *wake, *told;
+    Waiting *waiting;
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:Waiting", names, &wake, &told))
+        return NULL;
+    waiting = (Waiting *)type->tp_alloc(type, 0);
+    if (waiting == NULL)
+        return NULL;
+    waiting->wake = Py_NewRef(wake);
+    waiting->told = Py_NewRef(told);
+    return (PyObject *)waiting;
+}
+
+static void
+waiting_dealloc(Waiting *waiting)
+{
+    let_go(waiting);
+    Py_XDECREF(waiting->wake);
+    Py_XDECREF(waiting->told);
+    Py_TYPE(waiting)->tp_free(waiting);
+}
+
+static PyMethodDef waiting_methods[] = {
+    {"add", (PyCFunction)waiting_add, METH_O, NULL},
+    {"tell", (PyCFunction)waiting_tell, METH_NOARGS, NULL},
+    {"forget", (PyCFunction)waiting_forget, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
-PyTypeObject BellType = {
+PyTypeObject WaitingType = {
     PyVarObject_HEAD_INIT(NULL, 0)
-    .tp_name = "mdmw.observe._in_c.Bell",
-    .tp_basicsize = sizeof(Bell),
-    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
-    .tp_new = PyType_GenericNew,
-    .tp_init = (initproc)bell_init,
-    .tp_dealloc = (destructor)bell_dealloc,
-    .tp_traverse = (traverseproc)bell_traverse,
-    .tp_clear = (inquiry)bell_clear,
-    .tp_members = bell_members,
-    .tp_methods = bell_methods,
+    .tp_name = "mdmw.observe._in_c.Waiting",
+    .tp_basicsize = sizeof(Waiting),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_new = waiting_new,
+    .tp_dealloc = (destructor)waiting_dealloc,
+    .tp_methods = waiting_methods,
 };
 
 int
@@ -520,6 +595,7 @@ recording_prepare(void)
     request_method = PyUnicode_InternFromString("REQUEST_METHOD");
     remote_addr = PyUnicode_InternFromString("REMOTE_ADDR");
     stream = PyUnicode_InternFromString("stream");
+    over = PyUnicode_InternFromString("over");
     place_variable = PyContextVar_New("mdmw.place", NULL);
     if (PyErr_Occurred())
         return -1;
