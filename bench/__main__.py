@@ -60,8 +60,8 @@ def measure(together: Sequence[Sequence[Row]], sizes: Sizes) -> list[Round]:
         with Place(namespaces, directory).upstream(body):
             for start in range(sizes.starts):
                 for group in together:
-                    what = group[-1].server or group[-1].path
-                    print(f"bench: start {start + 1} of {sizes.starts}, {what}", file=sys.stderr)
+                    names = "; ".join(map(str, group))
+                    print(f"bench: start {start + 1} of {sizes.starts}: {names}", file=sys.stderr)
                     rounds += _started(namespaces, loads, group, sizes.rounds)
         return rounds
 

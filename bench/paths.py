@@ -57,14 +57,16 @@ class Running:
 def groups(only: str = "") -> list[list[Row]]:
     """What is up at the same time: the C limit and the rows of one server; direct is with the first.
 
-    Of the rows only those with `only` in their names.
+    Of the rows only those with `only` in their names. At the end once more, for each server, what observes
+    beside what does not: they differ by less than two starts of one of them do.
     """
     rows = [row for row in ROWS if only in str(row) and row.path != C_LIMIT]
     servers = list(dict.fromkeys(row.server for row in rows if row.server)) or [""]
     found = {server: [Row(C_LIMIT)] for server in servers}
     for row in rows:
         found[row.server or servers[0]].append(row)
-    return list(found.values())
+    pairs = [[Row(COMBINED, server), Row(OBSERVED, server)] for server in servers]
+    return [*found.values(), *(pair for pair in pairs if set(pair) <= set(rows))]
 
 
 class Place:

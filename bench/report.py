@@ -30,18 +30,19 @@ _LINE = f"{_NAME}| {_CLOSED_LOOP} | {_STORM} | {_IDLE} | {{:>6}} | {{:>6}}"
 
 
 def results(rounds: Sequence[Round]) -> dict[Row, Figures]:
-    """The figures of each row that was measured, and its ratios to the C limit in each round."""
+    """The figures of each row that was measured beside the C limit, and its ratios to that in each round."""
     found: dict[Row, Figures] = {}
+    beside = [each for each in rounds if Row(C_LIMIT) in each]
     for row in ROWS:
-        several = [each[row] for each in rounds if row in each]
+        several = [each[row] for each in beside if row in each]
         problems = [figures["failed"] for figures in several if "failed" in figures]
         if problems:
             found[row] = {"failed": f"in {len(problems)} of {len(several)} rounds: {problems[0]}"}
         elif several:
             found[row] = medians(several)
             found[row]["ratios"] = {
-                "closed_loop": closed_loops(rounds, row, Row(C_LIMIT)),
-                "storm": storms(rounds, row, Row(C_LIMIT)),
+                "closed_loop": closed_loops(beside, row, Row(C_LIMIT)),
+                "storm": storms(beside, row, Row(C_LIMIT)),
             }
     return found
 
