@@ -69,7 +69,7 @@ class ForAll:
 class ForEach:
     """Counts the requests of each scope, and hands each to `keep`, of a long target only the beginning.
 
-    When more than `most` scopes of one kind were counted, `make_room` is called with them.
+    When there are `most` scopes of one kind, and another one comes, `make_room` is called with them.
     """
 
     def __init__(
@@ -96,10 +96,10 @@ class ForEach:
         kind, id_ = (scope.kind, scope.id) if scope else ("", "")
         of_kind = self.scopes.setdefault(kind, {})
         if (counters := of_kind.get(id_)) is None:
+            if len(of_kind) >= self._most:
+                self._make_room(of_kind)
             counters = of_kind[id_] = Counters(self._bounds)
         counters.add(journal.status, journal.seconds, journal.time)
-        if len(of_kind) > self._most:
-            self._make_room(of_kind)
         if len(journal.target) > _LONGEST_TARGET:
             journal.target = journal.target[:_LONGEST_TARGET]
         self._keep(journal)

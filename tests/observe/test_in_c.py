@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import os
+import random
 import re
 import subprocess
 import sys
@@ -377,6 +378,34 @@ def test_what_is_counted_of_each_scope_is_the_same(batch, most):
         found.append((scopes, [journal.target for journal in kept]))
         counts.forget()
         assert not counts.scopes
+    assert found[0] == found[1]
+
+
+@pytest.mark.usefixtures("built")
+def test_what_is_remembered_is_never_taken_for_another():
+    """More guests and questions than there is room for, which come again in any order."""
+    sources = [Source(f"10.0.{number}.5", Scope("network", f"{number % 50}")) for number in range(1000)]
+    instances = [None, *(Instance(f"instance {number}", "project", "port") for number in range(30))]
+    draw = random.Random(4)
+    batch = [
+        {
+            "source": draw.choice(sources),
+            "instance": draw.choice(instances),
+            "method": draw.choice(["GET", "HEAD", "GET" * 10, "GET" * 9]),
+            "target": f"/{draw.randrange(2000)}" + draw.choice(["", "", "?x", "x" * 200]),
+            "request_id": "req-8b104bb5-b103-4d3f-bf5f-7bbfc06ea7cf",
+        }
+        for _ in range(10_000)
+    ]
+    found = []
+    for form in FORMS.values():
+        lines = form.Lines(TEXT)
+        counts = form.ForEach((1.0,), 40, lambda same: same.pop(next(iter(same))), lambda journal: None)
+        for journal in journals_of(form, batch):
+            lines.over(journal)
+            counts.over(journal)
+        scopes = {id_: numbers(counters) for id_, counters in counts.scopes["network"].items()}
+        found.append((lines.take()[0].splitlines(), scopes))
     assert found[0] == found[1]
 
 

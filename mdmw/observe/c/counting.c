@@ -171,7 +171,18 @@ counters_in(PyObject *dict, PyObject *key, PyObject *bounds)
 typedef struct {
     PyObject_HEAD
     PyObject *bounds, *requests, *stages, *caches, *eventful;
+    Known of_stage[FEW_STAGES]; /* by its name, and its place among the stages of a request */
 } ForAll;
+
+static void
+forget_of_stage(ForAll *self)
+{
+    for (int i = 0; i < FEW_STAGES; i++) {
+        Py_CLEAR(self->of_stage[i].first);
+        Py_CLEAR(self->of_stage[i].second);
+        Py_CLEAR(self->of_stage[i].value);
+    }
+}
 
 static int
 for_all_begin(ForAll *self)
@@ -186,6 +197,7 @@ for_all_begin(ForAll *self)
         Py_XDECREF(eventful);
         return -1;
     }
+    forget_of_stage(self);
     Py_XSETREF(self->requests, requests);
     Py_XSETREF(self->stages, stages);
     Py_XSETREF(self->caches, caches);
@@ -225,6 +237,20 @@ one_more(PyObject *dict, PyObject *key)
     return is_in ? 0 : -1;
 }
 
+static Counters *
+counters_of_stage(ForAll *self, PyObject *name, Py_ssize_t position)
+{
+    Known *known = position < FEW_STAGES ? &self->of_stage[position] : NULL;
+    Counters *counters;
+
+    if (known != NULL && is_known(known, name, Py_None))
+        return (Counters *)known->value;
+    counters = counters_in(self->stages, name, self->bounds);
+    if (known != NULL && counters != NULL)
+        known_keep(known, name, Py_None, (PyObject *)counters);
+    return counters;
+}
+
 static PyObject *
 for_all_over(ForAll *self, PyObject *object)
 {
@@ -234,7 +260,7 @@ for_all_over(ForAll *self, PyObject *object)
         return NULL;
     count((Counters *)self->requests, journal->status, journal->seconds, journal->time);
     for (Py_ssize_t i = 0; i < journal->count; i++) {
-        Counters *counters = counters_in(self->stages, journal->stages[i].name, self->bounds);
+        Counters *counters = counters_of_stage(self, journal->stages[i].name, i);
 
         if (counters == NULL)
             return NULL;
@@ -273,6 +299,7 @@ for_all_forget(ForAll *self, PyObject *nothing)
 static void
 for_all_dealloc(ForAll *self)
 {
+    forget_of_stage(self);
     Py_XDECREF(self->bounds);
     Py_XDECREF(self->requests);
     Py_XDECREF(self->stages);
@@ -312,6 +339,7 @@ typedef struct {
     PyObject_HEAD
     PyObject *bounds, *make_room, *keep, *scopes;
     Py_ssize_t most;
+    Known of_source[MOST_KNOWN];
 } ForEach;
 
 static PyObject *
@@ -348,48 +376,58 @@ scopes_of_kind(ForEach *self, PyObject *which)
     return found;
 }
 
-static int
-count_for(ForEach *self, Journal *journal, PyObject *which, PyObject *id_)
+/* The counters of a scope, for which there is made room if need be: borrowed. */
+static Counters *
+counters_of_scope(ForEach *self, PyObject *which, PyObject *id_)
 {
     PyObject *same = scopes_of_kind(self, which), *nothing;
-    Counters *counters = same ? counters_in(same, id_, self->bounds) : NULL;
 
-    if (counters == NULL)
-        return -1;
-    count(counters, journal->status, journal->seconds, journal->time);
-    if (PyDict_GET_SIZE(same) <= self->most)
-        return 0;
-    nothing = PyObject_CallOneArg(self->make_room, same);
-    Py_XDECREF(nothing);
-    return nothing ? 0 : -1;
+    if (same == NULL)
+        return NULL;
+    if (PyDict_GET_SIZE(same) >= self->most && PyDict_Contains(same, id_) == 0) {
+        nothing = PyObject_CallOneArg(self->make_room, same);
+        known_forget(self->of_source); /* there may be counters that are not in `scopes` any more */
+        if (nothing == NULL)
+            return NULL;
+        Py_DECREF(nothing);
+    }
+    return counters_in(same, id_, self->bounds);
 }
 
-static int
-count_source(ForEach *self, Journal *journal)
+static Counters *
+counters_of_source(ForEach *self, PyObject *source)
 {
+    Known *known = known_at(self->of_source, (uintptr_t)source, 0);
     PyObject *where, *which, *id_;
-    int result = -1;
+    Counters *counters;
 
-    if (journal->source == NULL)
-        return count_for(self, journal, empty_text, empty_text);
-    where = PyObject_GetAttr(journal->source, scope);
+    if (is_known(known, source, Py_None))
+        return (Counters *)known->value;
+    where = PyObject_GetAttr(source, scope);
     which = where ? PyObject_GetAttr(where, kind) : NULL;
     id_ = which ? PyObject_GetAttr(where, id) : NULL;
-    if (id_ != NULL)
-        result = count_for(self, journal, which, id_);
+    counters = id_ ? counters_of_scope(self, which, id_) : NULL;
+    if (counters != NULL)
+        known_keep(known, source, Py_None, (PyObject *)counters);
     Py_XDECREF(where);
     Py_XDECREF(which);
     Py_XDECREF(id_);
-    return result;
+    return counters;
 }
 
 static PyObject *
 for_each_over(ForEach *self, PyObject *object)
 {
     Journal *journal = journal_of(object);
+    Counters *counters;
 
-    if (journal == NULL || count_source(self, journal) < 0)
+    if (journal == NULL)
         return NULL;
+    counters = journal->source ? counters_of_source(self, journal->source)
+                               : counters_of_scope(self, empty_text, empty_text);
+    if (counters == NULL)
+        return NULL;
+    count(counters, journal->status, journal->seconds, journal->time);
     if (PyUnicode_GET_LENGTH(journal->target) > LONGEST_TARGET) {
         PyObject *beginning = PyUnicode_Substring(journal->target, 0, LONGEST_TARGET);
 
@@ -404,6 +442,7 @@ static PyObject *
 for_each_forget(ForEach *self, PyObject *nothing)
 {
     (void)nothing;
+    known_forget(self->of_source);
     PyDict_Clear(self->scopes);
     Py_RETURN_NONE;
 }
@@ -429,6 +468,7 @@ static void
 for_each_dealloc(ForEach *self)
 {
     PyObject_GC_UnTrack(self);
+    known_forget(self->of_source);
     Py_XDECREF(self->bounds);
     Py_XDECREF(self->make_room);
     Py_XDECREF(self->keep);

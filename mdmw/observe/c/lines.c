@@ -29,6 +29,8 @@ typedef struct {
     size_t length, room;
     long long second;
     char second_text[LONGEST_SECOND];
+    Known guests[MOST_KNOWN];    /* by source and instance, themselves */
+    Known questions[MOST_KNOWN]; /* by method and target, what they say */
 } Lines;
 
 /* --- pieces ---------------------------------------------------------------------------- */
@@ -107,12 +109,12 @@ put_time(Lines *lines, char *at, double time)
     return at;
 }
 
-/* --- what Python says, and remembers: new references ---------------------------------------- */
+/* --- what Python says: new references ------------------------------------------------------ */
 
 static PyObject *
-guest_of(Lines *lines, Journal *journal)
+new_guest(Lines *lines, Journal *journal)
 {
-    PyObject *form = lines->form, *found[4] = {NULL}, *guest = NULL, *of = NULL;
+    PyObject *found[4] = {NULL}, *guest = NULL, *of = NULL;
 
     found[3] = journal->instance ? PyObject_GetAttr(journal->instance, id) : Py_NewRef(empty_text);
     if (journal->source) {
@@ -126,7 +128,7 @@ guest_of(Lines *lines, Journal *journal)
         found[2] = Py_NewRef(empty_text);
     }
     if (found[0] && found[1] && found[2] && found[3])
-        guest = PyObject_CallFunctionObjArgs(PyTuple_GET_ITEM(form, GUEST), found[0], found[1], found[2],
+        guest = PyObject_CallFunctionObjArgs(PyTuple_GET_ITEM(lines->form, GUEST), found[0], found[1], found[2],
                                              found[3], NULL);
     for (int i = 0; i < 4; i++)
         Py_XDECREF(found[i]);
@@ -135,7 +137,24 @@ guest_of(Lines *lines, Journal *journal)
 }
 
 static PyObject *
-question_of(Lines *lines, Journal *journal, Py_ssize_t end_of_path)
+guest_of(Lines *lines, Journal *journal)
+{
+    PyObject *instance = journal->instance ? journal->instance : Py_None, *guest;
+    Known *known;
+
+    if (journal->source == NULL)
+        return new_guest(lines, journal);
+    known = known_at(lines->guests, (uintptr_t)journal->source, (uintptr_t)instance);
+    if (is_known(known, journal->source, instance))
+        return Py_NewRef(known->value);
+    guest = new_guest(lines, journal);
+    if (guest != NULL)
+        known_keep(known, journal->source, instance, guest);
+    return guest;
+}
+
+static PyObject *
+new_question(Lines *lines, Journal *journal, Py_ssize_t end_of_path)
 {
     PyObject *method = PyUnicode_Substring(journal->method, 0, MOST_OF_METHOD);
     PyObject *path = PyUnicode_Substring(journal->target, 0, Py_MIN(end_of_path, MOST_OF_PATH));
@@ -146,6 +165,25 @@ question_of(Lines *lines, Journal *journal, Py_ssize_t end_of_path)
             PyObject_CallFunctionObjArgs(PyTuple_GET_ITEM(lines->form, QUESTION), method, path, NULL);
     Py_XDECREF(method);
     Py_XDECREF(path);
+    return question;
+}
+
+static PyObject *
+question_of(Lines *lines, Journal *journal, Py_ssize_t end_of_path)
+{
+    PyObject *method = journal->method, *target = journal->target, *question;
+    Known *known;
+
+    if (end_of_path != PyUnicode_GET_LENGTH(target) || end_of_path > MOST_OF_PATH ||
+        PyUnicode_GET_LENGTH(method) > MOST_OF_METHOD)
+        return new_question(lines, journal, end_of_path); /* others would have the same beginning */
+    known = known_at(lines->questions, PyObject_Hash(method), PyObject_Hash(target));
+    if (known->value != NULL && PyUnicode_Compare(known->first, method) == 0 &&
+        PyUnicode_Compare(known->second, target) == 0)
+        return Py_NewRef(known->value);
+    question = new_question(lines, journal, end_of_path);
+    if (question != NULL)
+        known_keep(known, method, target, question);
     return question;
 }
 
@@ -279,22 +317,23 @@ lines_over(Lines *lines, PyObject *object)
 static PyObject *
 lines_take(Lines *lines, PyObject *nothing)
 {
-    Lines taken = *lines;
-    PyObject *result;
+    char *text = lines->text;
+    size_t length = lines->length, room = lines->room;
+    long long waiting = lines->waiting, lost = lines->lost;
+    PyObject *taken;
 
     (void)nothing;
     lines->text = NULL;
     lines->length = lines->room = 0;
     lines->waiting = lines->lost = 0;
-    result = Py_BuildValue("(y#LL)", taken.text ? taken.text : "", (Py_ssize_t)taken.length, taken.waiting,
-                           taken.lost);
-    if (lines->text == NULL && taken.room <= KEPT_ROOM) {
-        lines->text = taken.text; /* the next ones find warm memory there */
-        lines->room = taken.room;
+    taken = Py_BuildValue("(y#LL)", text ? text : "", (Py_ssize_t)length, waiting, lost);
+    if (lines->text == NULL && room <= KEPT_ROOM) {
+        lines->text = text; /* the next ones find warm memory there */
+        lines->room = room;
     } else {
-        PyMem_Free(taken.text);
+        PyMem_Free(text);
     }
-    return result;
+    return taken;
 }
 
 /* --- the type ------------------------------------------------------------------------------ */
@@ -323,6 +362,8 @@ static void
 lines_dealloc(Lines *lines)
 {
     PyMem_Free(lines->text);
+    known_forget(lines->guests);
+    known_forget(lines->questions);
     Py_XDECREF(lines->form);
     Py_TYPE(lines)->tp_free(lines);
 }

@@ -46,6 +46,23 @@ Journal *journal_of(PyObject *object);           /* the same, borrowed; NULL and
 PyObject *forget_ids(PyObject *module, PyObject *nothing);
 int journal_prepare(void);
 
+/* known.c: what was found of two objects before, since the same few come again and again. */
+typedef struct {
+    PyObject *first, *second, *value; /* all of them, or none */
+} Known;
+
+enum { MOST_KNOWN = 512 };
+
+Known *known_at(Known *table, uintptr_t first, uintptr_t second); /* the place for what has these hashes */
+void known_keep(Known *known, PyObject *first, PyObject *second, PyObject *value);
+void known_forget(Known *table);
+
+static inline int
+is_known(const Known *known, const PyObject *first, const PyObject *second)
+{
+    return known->value != NULL && known->first == first && known->second == second;
+}
+
 /* recording.c */
 PyObject *here(PyObject *module, PyObject *nothing);
 int recording_prepare(void);
