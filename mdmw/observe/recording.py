@@ -195,6 +195,8 @@ class Waiting:
                 together = list(some)
                 for observer in observers:
                     _tell(observer, together)
+                for journal in together:
+                    journal.observers = ()
                 self._told(observers)
 
     def forget(self) -> None:

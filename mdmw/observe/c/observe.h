@@ -20,8 +20,8 @@ typedef struct {
     double seconds;
 } Stage;
 
-/* Not tracked by the garbage collector: nothing that a journal refers to refers to it, but for
- * observers, which live as long as the process. */
+/* Not tracked by the garbage collector: nothing that a journal refers to refers to it. Its observers may
+ * keep it, and are no more its when they were told. */
 typedef struct {
     PyObject_HEAD
     double began, last, time, seconds;
@@ -35,18 +35,28 @@ typedef struct {
     Stage few[FEW_STAGES];
 } Journal;
 
-extern PyTypeObject JournalType, PlaceType, StartType, RecordingType, WaitingType; /* recording.py */
-extern PyTypeObject LinesType;                                                 /* lines.py */
-extern PyTypeObject CountersType, ForAllType, ForEachType;                      /* counting.py */
-
 /* journal.c */
-Journal *journal_begin(PyObject *method, PyObject *target);
-void journal_close(Journal *journal);            /* it is over */
-Journal *journal_of(PyObject *object);           /* the same, borrowed; NULL and TypeError for another type */
+extern PyTypeObject JournalType;
 PyObject *forget_ids(PyObject *module, PyObject *nothing);
 int journal_prepare(void);
+Journal *journal_begin(PyObject *method, PyObject *target); /* a new reference */
+void journal_close(Journal *journal);
+Journal *journal_of(PyObject *object); /* borrowed; NULL and a TypeError when it is none */
 
-/* known.c: what was found of two objects before, since the same few come again and again. */
+/* recording.c */
+extern PyTypeObject PlaceType, RecordingType, WaitingType;
+PyObject *here(PyObject *module, PyObject *nothing);
+int recording_prepare(void);
+
+/* lines.c */
+extern PyTypeObject LinesType;
+int lines_prepare(void);
+
+/* counting.c */
+extern PyTypeObject CountersType, ForAllType, ForEachType;
+int counting_prepare(void);
+
+/* known.c: what was found for two objects before, since the same few come again and again. */
 typedef struct {
     PyObject *first, *second, *value; /* all of them, or none */
 } Known;
@@ -62,13 +72,6 @@ is_known(const Known *known, const PyObject *first, const PyObject *second)
 {
     return known->value != NULL && known->first == first && known->second == second;
 }
-
-/* recording.c */
-PyObject *here(PyObject *module, PyObject *nothing);
-int recording_prepare(void);
-
-int lines_prepare(void);
-int counting_prepare(void);
 
 static inline int
 says_something(PyObject *text)

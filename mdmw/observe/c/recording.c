@@ -184,7 +184,7 @@ start_dealloc(Start *start)
     PyObject_GC_Del(start);
 }
 
-PyTypeObject StartType = {
+static PyTypeObject StartType = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "mdmw.observe._in_c.Start",
     .tp_basicsize = sizeof(Start),
@@ -482,8 +482,10 @@ tell_some(Waiting *waiting, Journal **journals, int count)
         }
         Py_XDECREF(tell);
     }
-    for (int j = 0; j < some; j++)
+    for (int j = 0; j < some; j++) {
+        Py_SETREF(journals[j]->observers, PyTuple_New(0));
         Py_DECREF(journals[j]);
+    }
     nothing = PyObject_CallOneArg(waiting->told, observers);
     if (nothing == NULL)
         PyErr_WriteUnraisable(waiting->told);
