@@ -143,16 +143,24 @@ class Api:
     def _ask(self, method: str, target: str, body: bytes) -> Any:
         status, said = self._exchange(method, target, body)
         try:
-            document = json.loads(said)
-            if status == HTTPStatus.OK:
-                return document
-            error = document["error"]
-            message = printable(f"{error['message']} ({error['request_id']})")
-        except (ValueError, LookupError, TypeError):
-            raise Unavailable(
-                f"that is not the admin API of mdmw: it answers {status} without its JSON"
-            ) from None
-        raise _refusal(status, message)
+            document = json.loads(said, object_hook=_Object)
+        except ValueError:
+            document = None
+        if not isinstance(document, _Object):
+            raise Unavailable(f"that is not the admin API of mdmw: it answers {status} without its JSON")
+        if status == HTTPStatus.OK:
+            return document
+        error = document["error"]
+        if not isinstance(error, _Object):
+            raise Unavailable(f"that is not the admin API of mdmw: it answers {status} with {error!r}")
+        raise _refusal(status, printable(f"{error['message']} ({error['request_id']})"))
+
+
+class _Object(dict[str, Any]):
+    """A part of an answer: one that lacks what a command needs is somebody else's."""
+
+    def __missing__(self, name: str) -> Any:
+        raise Unavailable(f"that is not the admin API of mdmw: its answer has no {name!r}")
 
 
 def _refusal(status: int, message: str) -> MdmwError:

@@ -135,7 +135,11 @@ def test_nobody_listens_is_status_1_and_one_line(mdmw, tmp_path):
     "reply",
     [
         response("200 OK", b"<html>"),
+        response("200 OK", b"{}"),
+        response("200 OK", b"[]"),
+        response("200 OK", b'{"networks": [{}], "bounds": [], "next": null, "silent": []}'),
         response("404 Not Found", b"{}"),
+        response("404 Not Found", b'{"error": {"message": "no"}}'),
         response("500 Oops", b'{"error": 1}'),
         b"SSH-2.0\r\n\r\n",
     ],
@@ -143,6 +147,7 @@ def test_nobody_listens_is_status_1_and_one_line(mdmw, tmp_path):
 def test_somebody_else_listens(mdmw, peers, reply):
     status, out, err = mdmw("networks", "--socket", peers.unix(answers(reply)).address.path)
     assert (status, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("mdmw: ")
 
 
 def test_processes_without_an_answer_are_named(mdmw, peers):
