@@ -80,6 +80,7 @@ def _flush() -> None:
 
 def _told(observers: tuple[Observer, ...]) -> None:
     _due.update(dict.fromkeys(observers))
+    _SOON.ask()  # they may be told by a guest's thread, when the others have been flushed already
 
 
 def _forget() -> None:

@@ -70,11 +70,15 @@ class Soon:
 
     def _wake(self) -> None:
         with self._starting:
+            if self._thread is None or not self._thread.is_alive():
+                thread = threading.Thread(target=self._run, name="mdmw-batch", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # no more threads now; whoever asks next tries again
+                    return
+                self._thread = thread
             self._is_due = True
             self._wanted.set()
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="mdmw-batch", daemon=True)
-                self._thread.start()
 
     def _run(self) -> None:
         pause = threading.Event()

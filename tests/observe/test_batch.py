@@ -116,6 +116,20 @@ def test_a_defect_of_the_handler_is_not_the_end(handler):
     handler.wait(lambda h: h.items == [2])
 
 
+def test_when_there_are_no_more_threads_the_next_item_tries_again(handler, monkeypatch):
+    """No guest's request fails because of it."""
+
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    made = Batch(handler)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        made.add(1)
+    made.add(2)
+    handler.wait(lambda h: h.items == [1, 2])
+
+
 def test_a_forked_child_has_its_own(handler):
     """Threads do not come along, and what waits is the parent's."""
     made = Batch(handler)

@@ -11,6 +11,7 @@ import pytest
 from guest import call, environ
 from observed import Kept, Observer, observed, saying
 
+from mdmw.boundary import observer as boundary
 from mdmw.boundary.base import Filter, Terminal
 from mdmw.boundary.observer import flush
 from mdmw.errors import NotIdentified, Unavailable
@@ -288,6 +289,14 @@ def test_no_request_is_overlooked_while_observers_are_at_it():
     call(app)
     observer.wait(2)
     assert observer.flushes == 2
+
+
+def test_who_is_told_by_a_guests_thread_when_others_have_been_flushed_has_time_too():
+    """Sixty-four requests are told without the thread that flushes, which may be through by then."""
+    late = Flushed()
+    boundary._told((late,))
+    with late.condition:
+        assert late.condition.wait_for(lambda: late.flushes, 10)
 
 
 def test_who_has_no_requests_is_left_alone():

@@ -114,24 +114,28 @@ put_time(Lines *lines, char *at, double time)
 static PyObject *
 new_guest(Lines *lines, Journal *journal)
 {
-    PyObject *found[4] = {NULL}, *guest = NULL, *of = NULL;
+    PyObject *guest = NULL, *where = NULL, *which = NULL, *of = NULL, *of_instance;
+    PyObject *source = journal->source;
 
-    found[3] = journal->instance ? PyObject_GetAttr(journal->instance, id) : Py_NewRef(empty_text);
-    if (journal->source) {
-        found[0] = PyObject_GetAttr(journal->source, address);
-        of = PyObject_GetAttr(journal->source, scope);
-        found[1] = of ? PyObject_GetAttr(of, kind) : NULL;
-        found[2] = of ? PyObject_GetAttr(of, id) : NULL;
-    } else {
-        found[0] = Py_NewRef(journal->peer ? journal->peer : empty_text);
-        found[1] = Py_NewRef(empty_text);
-        found[2] = Py_NewRef(empty_text);
+    of_instance = journal->instance ? PyObject_GetAttr(journal->instance, id) : Py_NewRef(empty_text);
+    if (of_instance == NULL)
+        return NULL;
+    if (source == NULL) {
+        guest = PyObject_CallFunctionObjArgs(PyTuple_GET_ITEM(lines->form, GUEST),
+                                             journal->peer ? journal->peer : empty_text, empty_text, empty_text,
+                                             of_instance, NULL);
+    } else if ((where = PyObject_GetAttr(source, address)) && (of = PyObject_GetAttr(source, scope)) &&
+               (which = PyObject_GetAttr(of, kind))) {
+        PyObject *of_scope = PyObject_GetAttr(of, id);
+
+        if (of_scope != NULL)
+            guest = PyObject_CallFunctionObjArgs(PyTuple_GET_ITEM(lines->form, GUEST), where, which, of_scope,
+                                                 of_instance, NULL);
+        Py_XDECREF(of_scope);
     }
-    if (found[0] && found[1] && found[2] && found[3])
-        guest = PyObject_CallFunctionObjArgs(PyTuple_GET_ITEM(lines->form, GUEST), found[0], found[1], found[2],
-                                             found[3], NULL);
-    for (int i = 0; i < 4; i++)
-        Py_XDECREF(found[i]);
+    Py_DECREF(of_instance);
+    Py_XDECREF(where);
+    Py_XDECREF(which);
     Py_XDECREF(of);
     return guest;
 }
@@ -209,8 +213,8 @@ rest_of(Lines *lines, Journal *journal, int has_query)
         !says_something(journal->error))
         return Py_NewRef(empty_text);
     trace = journal->trace ? PyObject_GetAttr(journal->trace, trace_id) : Py_NewRef(empty_text);
-    notes = items_of(journal);
-    if (trace && notes)
+    notes = trace ? items_of(journal) : NULL;
+    if (notes)
         rest = PyObject_CallFunctionObjArgs(
             PyTuple_GET_ITEM(lines->form, REST), journal->cache ? journal->cache : empty_text,
             journal->error ? journal->error : empty_text, has_query ? Py_True : Py_False, trace, notes, NULL);
