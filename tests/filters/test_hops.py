@@ -5,10 +5,11 @@ import time
 import pytest
 from forwarding import INSTANCE_ID, NETWORK, OTHER_PROOF, PROOF, PROVEN, agent, nova
 from guest import Seen, call
+from observed import Kept
 from peers import answers, response
 
 from mdmw import wire
-from mdmw.boundary.observer import Observed, flush
+from mdmw.boundary.observer import Observed
 from mdmw.filters import hmac_verify, source_identify
 from mdmw.observe.journal import current
 from mdmw.observe.trace_context import TraceContext
@@ -25,27 +26,11 @@ SECRET = {"relay_shared_secret": "of the relay"}
 PLAIN = "Content-Type: text/plain"
 
 
-class Kept:
-    """An observer that keeps the last journal."""
-
-    journal = None
-
-    def over(self, journal):
-        self.journal = journal
-
-    def flush(self):
-        pass
-
-    def forget(self):
-        pass
-
-
 def ask(app, *args, **kwargs):
     """The reply, and the journal of the request."""
     kept = Kept()
     reply = call(Observed(app, kept), *args, **kwargs)
-    flush()
-    return reply, kept.journal
+    return reply, kept.journals[-1]
 
 
 def signature(source=ADA):

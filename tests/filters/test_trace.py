@@ -3,6 +3,7 @@
 import pytest
 from forwarding import NETWORK
 from guest import call
+from observed import Kept
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -42,19 +43,6 @@ class Respond(Terminal):
         return app
 
 
-class Kept:
-    journal = None
-
-    def over(self, journal):
-        self.journal = journal
-
-    def flush(self):
-        pass
-
-    def forget(self):
-        pass
-
-
 class Pipeline:
     """The agent's source-identify behind a tracer."""
 
@@ -66,8 +54,7 @@ class Pipeline:
 
     def ask(self, *headers, target="/latest/?secret=1"):
         call(self.app, target=target, headers=[*FROM_PROXY, *headers], peer="")
-        flush()
-        return self.kept.journal
+        return self.kept.journals[-1]
 
 
 @pytest.fixture
