@@ -174,16 +174,6 @@ typedef struct {
     Known of_stage[FEW_STAGES]; /* by its name, and its place among the stages of a request */
 } ForAll;
 
-static void
-forget_of_stage(ForAll *self)
-{
-    for (int i = 0; i < FEW_STAGES; i++) {
-        Py_CLEAR(self->of_stage[i].first);
-        Py_CLEAR(self->of_stage[i].second);
-        Py_CLEAR(self->of_stage[i].value);
-    }
-}
-
 static int
 for_all_begin(ForAll *self)
 {
@@ -197,7 +187,7 @@ for_all_begin(ForAll *self)
         Py_XDECREF(eventful);
         return -1;
     }
-    forget_of_stage(self);
+    known_forget(self->of_stage, FEW_STAGES);
     Py_XSETREF(self->requests, requests);
     Py_XSETREF(self->stages, stages);
     Py_XSETREF(self->caches, caches);
@@ -299,7 +289,7 @@ for_all_forget(ForAll *self, PyObject *nothing)
 static void
 for_all_dealloc(ForAll *self)
 {
-    forget_of_stage(self);
+    known_forget(self->of_stage, FEW_STAGES);
     Py_XDECREF(self->bounds);
     Py_XDECREF(self->requests);
     Py_XDECREF(self->stages);
@@ -386,7 +376,7 @@ counters_of_scope(ForEach *self, PyObject *which, PyObject *id_)
         return NULL;
     if (PyDict_GET_SIZE(same) >= self->most && PyDict_Contains(same, id_) == 0) {
         nothing = PyObject_CallOneArg(self->make_room, same);
-        known_forget(self->of_source); /* there may be counters that are not in `scopes` any more */
+        known_forget(self->of_source, MOST_KNOWN); /* there may be counters that are not in `scopes` any more */
         if (nothing == NULL)
             return NULL;
         Py_DECREF(nothing);
@@ -442,7 +432,7 @@ static PyObject *
 for_each_forget(ForEach *self, PyObject *nothing)
 {
     (void)nothing;
-    known_forget(self->of_source);
+    known_forget(self->of_source, MOST_KNOWN);
     PyDict_Clear(self->scopes);
     Py_RETURN_NONE;
 }
@@ -468,7 +458,7 @@ static void
 for_each_dealloc(ForEach *self)
 {
     PyObject_GC_UnTrack(self);
-    known_forget(self->of_source);
+    known_forget(self->of_source, MOST_KNOWN);
     Py_XDECREF(self->bounds);
     Py_XDECREF(self->make_room);
     Py_XDECREF(self->keep);

@@ -22,9 +22,9 @@ known_keep(Known *known, PyObject *first, PyObject *second, PyObject *value)
 }
 
 void
-known_forget(Known *table)
+known_forget(Known *table, int count)
 {
-    for (int i = 0; i < MOST_KNOWN; i++) {
+    for (int i = 0; i < count; i++) {
         Py_CLEAR(table[i].first);
         Py_CLEAR(table[i].second);
         Py_CLEAR(table[i].value);

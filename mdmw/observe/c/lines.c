@@ -366,8 +366,8 @@ static void
 lines_dealloc(Lines *lines)
 {
     PyMem_Free(lines->text);
-    known_forget(lines->guests);
-    known_forget(lines->questions);
+    known_forget(lines->guests, MOST_KNOWN);
+    known_forget(lines->questions, MOST_KNOWN);
     Py_XDECREF(lines->form);
     Py_TYPE(lines)->tp_free(lines);
 }

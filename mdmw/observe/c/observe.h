@@ -65,7 +65,7 @@ enum { MOST_KNOWN = 512 };
 
 Known *known_at(Known *table, uintptr_t first, uintptr_t second); /* the place for what has these hashes */
 void known_keep(Known *known, PyObject *first, PyObject *second, PyObject *value);
-void known_forget(Known *table);
+void known_forget(Known *table, int count);
 
 static inline int
 is_known(const Known *known, const PyObject *first, const PyObject *second)
