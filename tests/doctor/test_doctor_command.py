@@ -174,7 +174,7 @@ def test_wrong_usage(words: list[str], said: str, capsys) -> None:
 
 def test_every_kind_has_its_row_in_the_documentation() -> None:
     page = (Path(__file__).parents[2] / "doc" / "doctor.rst").read_text()
-    rows = page[page.index("What it finds") :]
+    rows = page[page.index("What the doctor finds") :]
     for kind in KINDS.values():
         row = f"    * - ``{kind.name}``\n      - {kind.severity}\n      - {kind.meaning}\n"
         assert row in rows, row
