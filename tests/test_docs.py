@@ -168,21 +168,6 @@ def test_every_entry_point_has_a_page_with_the_fixed_headings():
         assert f".. mdmw-options:: {name}\n" in page
 
 
-def test_every_rule_in_the_code_is_explained():
-    code = "".join(path.read_text() for path in (ROOT / "mdmw").rglob("*.py"))
-    explained = set(re.findall(r"^    ([WRSPE]-\d+) ", (DOC / "rules.rst").read_text(), re.MULTILINE))
-    assert set(re.findall(r"\b[WRSPE]-\d+\b", code)) <= explained
-
-
-def test_every_rule_that_is_explained_is_named_by_a_test(monkeypatch):
-    monkeypatch.syspath_prepend(DOC / "ext")
-    from generated import names_rule, test_files
-
-    tests = [path.read_text() for path in test_files()]
-    rules = re.findall(r"^    ([WRSPE]-\d+) ", (DOC / "rules.rst").read_text(), re.MULTILINE)
-    assert [rule for rule in rules if not any(names_rule(text, rule) for text in tests)] == []
-
-
 def test_every_key_of_the_inventory_is_explained():
     keys = set(re.findall(r'"(\w+)": [\w.]+', (ROOT / "mdmw" / "inventory" / "entries.py").read_text()))
     assert {"cidr", "user_data_file", "vf_trusted"} <= keys

@@ -2,15 +2,20 @@
 
 `mdmw-options [FILTER]`: its options, or those of all; `mdmw-command [COMMAND]`: what the
 command line takes; `mdmw-operations`: the admin API; `mdmw-series`: what /metrics shows;
-`mdmw-rules`: rule ids with a sentence each, and the tests that name them.
+`mdmw-rule ID`: one rule of the specification; `mdmw-rules LETTER`: a table of the rules whose ids begin
+with that letter, and of the tests that name them.
 """
 
 import argparse
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any, ClassVar
 
 from docutils import nodes
+from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
 from oslo_config import cfg
 from sphinx.util.docutils import SphinxDirective
@@ -22,6 +27,12 @@ from mdmw.observe.series import ALL
 from mdmw.wsgi.catalogue import OPTIONS, RESOLVERS
 
 ROOT = Path(__file__).parents[2]
+SPEC = ROOT / "doc" / "spec"
+
+#: What the option `state` of a rule may be; without it the rule is built.
+BUILT = "built"
+STATES = ("not built yet", "optional, not built", "left to Neutron")
+_RULE = re.compile(r"^\.\. mdmw-rule:: (\S+)\n((?:    :.*\n)*)\n((?:(?:    .*)?\n)+)", re.MULTILINE)
 _TYPES = {
     cfg.StrOpt: "text",
     cfg.MultiStrOpt: "text, several: one to a line",
@@ -186,23 +197,92 @@ class Series(_Table):
             yield f"``{one.name}``", one.kind, labels, one.help
 
 
-class Rules(_Table):
-    """Lines `ID  sentence` -> a table that also says which tests name the rule."""
+def _state(argument: str) -> str:
+    state = argument.strip()
+    if state not in STATES:
+        raise ValueError(f"allowed: {', '.join(STATES)}")
+    return state
 
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule as its page in doc/spec has it. `summary` is its first paragraph, on one line."""
+
+    id: str
+    page: str
+    is_contract: bool
+    state: str
+    summary: str
+
+    @property
+    def is_built(self) -> bool:
+        """Whether mdmw does what the rule asks; a fault of another program (K) is nothing to build."""
+        return self.state == BUILT and not self.id.startswith("K")
+
+
+def rules() -> list[Rule]:
+    """All rules of the specification, page by page."""
+    found = []
+    for page in sorted(SPEC.glob("*.rst")):
+        for id_, options, body in _RULE.findall(page.read_text(encoding="utf-8")):
+            state = re.search(r":state: (.+)", options)
+            summary = " ".join(body.split("\n\n")[0].split())
+            found.append(Rule(id_, page.stem, ":contract:" in options, state[1] if state else BUILT, summary))
+    return found
+
+
+class RuleText(SphinxDirective):
+    """One rule: its id, which `:ref:` can name; whether it is built; its text; and the tests that name it."""
+
+    required_arguments = 1
     has_content = True
-    columns = {"Rule": 8, "What it asks": 62, "Tests that name it": 30}
+    option_spec: ClassVar[dict[str, Any]] = {"contract": directives.flag, "state": _state}
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_reread()
+        (rule,) = self.arguments
+        anchor = nodes.make_id(rule)
+        self.env.get_domain("std").note_hyperlink_target(rule.lower(), self.env.docname, anchor, rule)
+        marks = ["contract"] if "contract" in self.options else []
+        marks += [state] if (state := self.options.get("state", BUILT)) != BUILT else []
+        term = nodes.term("", "", nodes.strong(text=rule), ids=[anchor])
+        if marks:
+            term += nodes.emphasis(text=f" ({', '.join(marks)})")
+        tests = ", ".join(f"``{name}``" for name in tests_of(rule))
+        lines = [*self.content, "", *([f"Tests: {tests}"] if tests else [])]
+        definition = nodes.definition()
+        self.state.nested_parse(StringList(lines, source=rule), self.content_offset, definition)
+        return [nodes.definition_list("", nodes.definition_list_item("", term, definition))]
+
+
+class Rules(_Table):
+    """The rules of one letter, what each asks, and which tests name it."""
+
+    required_arguments = 1
+    columns = {"Rule": 8, "What the rule asks": 62, "Tests that name the rule": 30}
 
     def rows(self) -> Iterator[tuple[str, ...]]:
-        tests = {path: path.read_text(encoding="utf-8") for path in test_files()}
-        for rule, sentence in (line.split(maxsplit=1) for line in self.content if line):
-            found = [f"``{path.name}``" for path, text in tests.items() if names_rule(text, rule)]
-            yield rule, sentence, ", ".join(found) or "none yet"
+        for rule in rules():
+            if rule.id.startswith(self.arguments[0]):
+                found = ", ".join(f"``{name}``" for name in tests_of(rule.id))
+                state = rule.state if rule.state != BUILT else "none"
+                yield f":ref:`{rule.id}`", rule.summary, found or state
+
+
+@cache
+def _tests() -> dict[Path, str]:
+    return {path: path.read_text(encoding="utf-8") for path in test_files()}
+
+
+def tests_of(rule: str) -> list[str]:
+    """The names of the files with tests that name a rule."""
+    return [path.name for path, text in _tests().items() if names_rule(text, rule)]
 
 
 def names_rule(text: str, rule: str) -> bool:
     """Whether a test names a rule, as `R-1` or in a function's name as `test_r1_...`."""
-    letter, number = rule.split("-")
-    return re.search(rf"\b{rule}\b|\bdef test_(\w+_)?{letter.lower()}{number}_", text) is not None
+    in_name = rule.replace("-", "").lower()
+    return re.search(rf"\b{rule}\b|\bdef test_(\w+_)?{in_name}_", text) is not None
 
 
 def test_files() -> list[Path]:
@@ -215,6 +295,7 @@ def setup(app):  # type: ignore[no-untyped-def]
     app.add_directive("mdmw-options", Options)
     app.add_directive("mdmw-command", Command)
     app.add_directive("mdmw-operations", Operations)
+    app.add_directive("mdmw-rule", RuleText)
     app.add_directive("mdmw-rules", Rules)
     app.add_directive("mdmw-series", Series)
     return {"parallel_read_safe": True}
