@@ -1,7 +1,14 @@
-"""gunicorn for every mdmw pipeline: `gunicorn --config etc/gunicorn.conf.py`, also with `-k gevent`.
+"""Configuration of gunicorn for every pipeline of mdmw: `gunicorn --config etc/gunicorn.conf.py`.
 
-Environment: MDMW_PASTE_INI (the pipelines), MDMW_PIPELINE (agent, proxy, combined ...), MDMW_BIND,
-MDMW_WORKERS, MDMW_THREADS, MDMW_UMASK, MDMW_HEADER_TIMEOUT. The command line wins over all of it.
+The same file works with gevent workers (`-k gevent`). Environment variables:
+MDMW_PASTE_INI        file with the pipelines
+MDMW_PIPELINE         name of the pipeline: agent, proxy, combined ...
+MDMW_BIND             listener: unix:/PATH or ADDRESS:PORT
+MDMW_WORKERS          number of worker processes
+MDMW_THREADS          threads of each worker
+MDMW_UMASK            umask in octal; decides the mode of a unix socket
+MDMW_HEADER_TIMEOUT   seconds that a guest may take for the headers of a request
+An option on the command line of gunicorn wins over its environment variable.
 """
 
 import os
@@ -16,33 +23,38 @@ _header_timeout = int(os.environ.get("MDMW_HEADER_TIMEOUT", "30"))
 _pipeline = os.environ.get("MDMW_PIPELINE", "agent")
 wsgi_app = f"mdmw.wsgi.{_pipeline}:application"
 bind = os.environ.get("MDMW_BIND", "unix:/run/mdmw/metadata_proxy")
-umask = int(os.environ.get("MDMW_UMASK", "007"), 8)  # of the process, and so the mode of a unix socket
-backlog = 4096  # net.core.somaxconn caps it
+umask = int(os.environ.get("MDMW_UMASK", "007"), 8)  # The umask decides the mode of a unix socket.
+backlog = 4096  # The kernel lowers the backlog to net.core.somaxconn.
 
-# A request mostly waits for Nova, so what counts is how many may wait: 2 x 200 would be the guests of
-# a full host that boot together, but even on two cores they wait for each other's interpreter lock.
-# gevent has no use for threads and takes worker_connections each.
+# A request mostly waits for Nova, so the number of requests that can wait at the same time matters most. Two
+# workers with 200 threads would be enough for all guests of a full host that boot together. But the threads
+# of one process compete for the interpreter lock of Python, so four workers answer more requests, even on two
+# cores. Workers with gevent use no threads: each such worker takes worker_connections connections.
 workers = int(os.environ.get("MDMW_WORKERS", "4"))
 worker_class = "gthread"
 threads = int(os.environ.get("MDMW_THREADS", "200"))
 worker_connections = 1000
-graceful_timeout = 35  # longer than agent_total_timeout: requests under way are answered
+graceful_timeout = 35  # Longer than agent_total_timeout, so that requests that have begun are still answered.
 
-# Seconds between two requests. gevent also gives a request's headers no longer than this.
+# Seconds that a connection may be idle between two requests. For gevent workers this is also the time limit
+# for the headers of a request.
 keepalive = _header_timeout
 
-# W-9. The request line cannot be above 8190 here, save without any bound; gunicorn then says 414.
-# Headers: mdmw says 431 above 32 KiB of them all; gunicorn above 32 KiB in one, or 64 of them.
+# W-9: the largest limit that gunicorn allows for the request line is 8190 bytes; gunicorn answers 414 to a
+# longer line. mdmw answers 431 if all headers together are above 32 KiB. gunicorn answers 431 if one header
+# is above 32 KiB, or if there are more than 64 headers.
 limit_request_line = 8190
 limit_request_field_size = 32768
 limit_request_fields = 64
 
-# Who asks is decided in mdmw alone. gunicorn trusts whatever comes over a unix socket.
+# Only mdmw decides which guest asks. Without these settings gunicorn would believe such headers on a unix
+# socket.
 forwarded_allow_ips = ""
 secure_scheme_headers = {}
 forwarder_headers = ""
 
-control_socket_disable = True  # it would be in the home directory, the same for all instances
+# All gunicorn servers of one user would use the same control socket, in the home directory.
+control_socket_disable = True
 errorlog = "-"
 accesslog = None
 
@@ -51,13 +63,17 @@ _STOPS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 
 
 def on_starting(arbiter):
-    """Mend how gunicorn starts workers and reloads, for as long as it runs."""
+    """Change how the arbiter (the first process of gunicorn) starts workers and reloads."""
     hold_stops(arbiter)
     _check_before_reload(arbiter)
 
 
 def hold_stops(arbiter):
-    """Keep back what a worker would not hear: it would stay for graceful_timeout."""
+    """Block stop signals while a worker is forked.
+
+    A new worker has no signal handlers yet. If a stop signal came at this moment, the worker would miss the
+    signal, and the arbiter would wait graceful_timeout seconds for the worker.
+    """
     spawn = arbiter.spawn_worker
 
     def spawn_worker():
@@ -71,7 +87,7 @@ def hold_stops(arbiter):
 
 
 def _check_before_reload(arbiter):
-    """Have SIGHUP look at the pipeline first: workers that cannot load it would end the server."""
+    """Make SIGHUP check the pipeline first: workers that cannot load the pipeline end the server."""
     reload = arbiter.handle_hup
 
     def handle_hup():
@@ -86,8 +102,11 @@ def _check_before_reload(arbiter):
 
 
 def post_worker_init(worker):
-    """Hear what was kept back; and have the kernel end the wait for a silent guest: gthread waits forever."""
+    """Unblock the stop signals, and limit the time that a thread waits for a guest that sends nothing.
+
+    A gthread worker has no such limit, so the kernel sets one (SO_RCVTIMEO).
+    """
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     for listener in worker.sockets:
-        if listener.family != socket.AF_UNIX:  # accepted TCP sockets inherit it
+        if listener.family != socket.AF_UNIX:  # Accepted TCP sockets inherit this option.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _header_timeout, 0))

@@ -18,7 +18,7 @@ from mdmw.errors import ConfigError
 from mdmw.wsgi import pipelines
 from mdmw.wsgi.pipelines import load, load_or_exit, names, stages
 
-USE = "use = egg:mdmw#source-identify\n# One process"
+USE = "use = egg:mdmw#source-identify\n# In this mode"
 SIGN = "[filter:sign]\nuse = egg:mdmw#hmac-sign"
 NOVA = "nova_metadata_host = unix"
 IDENTIFY = "mode = listener\nlisteners_file = %(here)s/listeners.json"
