@@ -5,7 +5,6 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-IN_C     := $(wildcard mdmw/observe/c/*)
 ON_NODES := tests/node tests/cli tests/clients tests/doctor tests/operations
 
 .DEFAULT_GOAL := help
@@ -67,9 +66,6 @@ lint: $(VENV)/.test ## style, types and layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	! command -v cc >/dev/null || cc -fsyntax-only -Wall -Wextra -Werror -Wno-missing-field-initializers \
-	    -Wno-cast-function-type -isystem "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')" \
-	    $(filter %.c,$(IN_C))
 	$(BIN)/lint-imports --no-cache >build/lint-imports.log 2>&1 || { cat build/lint-imports.log; exit 1; }
 
 format: $(VENV)/.test ## let ruff put the style right
@@ -88,7 +84,6 @@ $(VENV)/.run: $(BIN)/python setup.cfg constraints.txt
 	$(PIP) install --constraint constraints.txt --editable .[node,admin]
 	@touch $@
 
-$(VENV)/.test: $(BIN)/python setup.cfg constraints.txt setup.py $(IN_C)
-	@tools/need --optional 'cc=gcc libc6-dev' python3-config=python3-dev
+$(VENV)/.test: $(BIN)/python setup.cfg constraints.txt
 	$(PIP) install --constraint constraints.txt --editable .[test,docs]
 	@touch $@ $(VENV)/.run

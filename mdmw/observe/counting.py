@@ -2,9 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from mdmw.observe.in_c import IN_C
 from mdmw.observe.recording import Journal
 
 CLASSES = ("0xx", "1xx", "2xx", "3xx", "4xx", "5xx")  # 0xx: no answer could be made
@@ -104,6 +102,3 @@ class ForEach:
             journal.target = journal.target[:_LONGEST_TARGET]
         self._keep(journal)
 
-
-if not TYPE_CHECKING and IN_C:
-    Counters, ForAll, ForEach = IN_C.Counters, IN_C.ForAll, IN_C.ForEach

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii as quoted
 from time import gmtime, strftime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from mdmw.observe.in_c import IN_C
 from mdmw.observe.recording import Journal
 from mdmw.wire import ABSOLUTE
 
@@ -204,6 +203,3 @@ TEXT = Form(
     question=_text_question,
     rest=_text_rest,
 )
-
-if not TYPE_CHECKING and IN_C:
-    Lines = IN_C.Lines

@@ -16,10 +16,9 @@ from itertools import groupby
 from operator import attrgetter
 from time import perf_counter, time
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from mdmw.observe.ids import new_request_id
-from mdmw.observe.in_c import IN_C
 from mdmw.observe.trace_context import TraceContext
 from mdmw.records import INSTANCE, JOURNAL, SOURCE, Environ, Instance, Source
 from mdmw.wire import REQUEST_ID
@@ -227,7 +226,3 @@ def _number(status: str) -> int:
         raise ValueError(f"{status!r} is no status: three digits come first")
     return int(digits)
 
-
-if not TYPE_CHECKING and IN_C:
-    Journal, Place, Recording, here = IN_C.Journal, IN_C.Place, IN_C.Recording, IN_C.here
-    Waiting = IN_C.Waiting
