@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mdmw.cli import servers
+from mdmw.cli import serve
 from mdmw.wsgi.pipelines import NAMES
 
 #: Name in the table -> name of `mdmw serve --server`. waitress has one process, all others two.
@@ -33,4 +33,4 @@ class Listener:
 def command(server: str, pipeline: str, listener: Listener) -> list[str]:
     """The command line that serves `pipeline` at `listener`."""
     module = f"mdmw.wsgi.{pipeline if pipeline in NAMES else 'named'}"
-    return servers.command(SERVERS[server], servers.Launch(module, (str(listener),)))
+    return serve.command(SERVERS[server], serve.Launch(module, (str(listener),)))

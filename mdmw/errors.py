@@ -1,7 +1,7 @@
 """What can go wrong, in the words of this domain.
 
 The text of an error is for the log; what a guest reads is decided in one place,
-`mdmw.boundary.answers` (W-18).
+`mdmw.boundary.stage` (W-18).
 """
 
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from oslo_config import cfg
 
-from mdmw.observe import gauges
+from mdmw.observe import series
 from mdmw.options import refuse
 
 LOG = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def read_secrets(settings: SimpleNamespace, name: str) -> tuple[str, ...]:
     if not secrets:
         raise refuse(settings, f"{name}_file", f"{path} holds no secret")
     with contextlib.suppress(OSError):  # it was read a moment ago
-        gauges.secret_written(name, Path(path).stat().st_mtime)
+        series.secret_written(name, Path(path).stat().st_mtime)
     return secrets
 
 

@@ -1,6 +1,6 @@
 """Helpers of the tests of observing filters."""
 
-from mdmw.boundary.observer import Observed, flush
+from mdmw.observe.background import Observed, flush
 
 
 class Observer:

@@ -18,7 +18,7 @@ from mdmw.cli.main import build_parser
 from mdmw.filters.source_identify import read_listeners
 from mdmw.inventory import file as inventory_file
 from mdmw.inventory.store import Caller, InventoryStore
-from mdmw.resolvers.conformance import ResolverConformance
+from mdmw.testing.resolvers import ResolverConformance
 from mdmw.wsgi import catalogue, pipelines
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mdmw.checked_yaml import document
 from mdmw.errors import ConfigError
 from mdmw.inventory import entries
-from mdmw.inventory.document import of_entry, of_inventory
+from mdmw.inventory.entries import of_entry, of_inventory
 from mdmw.inventory.file import load, written
 from mdmw.inventory.values import (
     Device,

@@ -12,8 +12,7 @@ from webob import Request
 
 from mdmw.errors import ConfigError, NotIdentified
 from mdmw.filters.instance_resolve import make_resolver
-from mdmw.inventory.file import load
-from mdmw.inventory.source import reloading
+from mdmw.inventory.file import load, reloading
 from mdmw.inventory.store import Caller, InventoryStore
 from mdmw.inventory.values import Inventory
 from mdmw.node import settings as node_settings

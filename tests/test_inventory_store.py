@@ -16,7 +16,7 @@ from test_inventory_document import inventories
 
 from mdmw.errors import BadRequest, ConfigError, Conflict, NotFound, Outdated, Unavailable
 from mdmw.inventory import sqlite
-from mdmw.inventory.document import of_entry
+from mdmw.inventory.entries import of_entry
 from mdmw.inventory.file import load
 from mdmw.inventory.sqlite import KINDS, Reader
 from mdmw.inventory.store import Caller, InventoryStore

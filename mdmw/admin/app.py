@@ -2,32 +2,100 @@
 
 Reads: `mdmw.operator`; method, path, query, If-Match and the body.
 Writes: nothing.
-Answers: JSON, errors as `mdmw.admin.answers` says. Each operation is in `mdmw.admin.operations`.
+Answers: JSON, errors as `mdmw.admin.call` says. Each operation is in `mdmw.admin.operations`.
 Place: the end of a pipeline, behind authtoken or local-operator; never where a guest can reach it.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+from oslo_config import cfg
+from routes import Mapper
 from webob import Response
 
 from mdmw import wire
-from mdmw.admin import openapi, routing
-from mdmw.admin.acting import Acting
-from mdmw.admin.answers import new_request_id, refusal, reply
-from mdmw.admin.call import Call, read
+from mdmw.admin import openapi
+from mdmw.admin.call import Call, new_request_id, read, refusal, reply
 from mdmw.admin.inventory import Inventory
-from mdmw.admin.operators import OPERATOR, Operator
-from mdmw.admin.policy import Policy
-from mdmw.admin.processes import Processes
-from mdmw.admin.served import Served
-from mdmw.admin.settings import OPTIONS
-from mdmw.boundary.base import StartResponse
+from mdmw.admin.operations import OPERATIONS, Operation
+from mdmw.admin.policy import OPERATOR, Operator, Policy
+from mdmw.admin.served import Acting, Processes, Served
+from mdmw.boundary.stage import StartResponse
 from mdmw.errors import MethodNotAllowed, NotFound, PipelineError
 from mdmw.inventory.store import InventoryStore
 from mdmw.options import load
 from mdmw.records import Environ
+
+OPTIONS = [
+    cfg.StrOpt(
+        "introspect_dir",
+        default="/run/mdmw/processes",
+        help="Directory with the sockets of the serving processes, as the filter introspect has it. They "
+        "answer root and their own user only, so the API runs as one of these.",
+    ),
+    cfg.StrOpt(
+        "node_status_file",
+        default="/run/mdmw/node-status.json",
+        help="What mdmw-node says of its listeners; where there is no such file, no listeners are shown.",
+    ),
+    cfg.StrOpt(
+        "policy_file",
+        help="YAML file of oslo.policy that overrides rules of the code; etc/policy.yaml has them all. "
+        "Read again when it changes; a version with a mistake is logged, and the last good one stays in use.",
+    ),
+    cfg.StrOpt(
+        "inventory_db",
+        help="SQLite file with the inventory that can be changed here; made when it is not there.",
+    ),
+    cfg.FloatOpt(
+        "audit_retention",
+        default=0.0,
+        min=0,
+        help="Seconds for which the record of a change of the inventory is kept; 0: for ever.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The operations of a path by their method, and the variables in it."""
+
+    operations: Mapping[str, Operation]
+    variables: Mapping[str, str]
+
+    @property
+    def allow(self) -> tuple[str, ...]:
+        """The methods that it takes."""
+        return (*self.operations, *(("HEAD",) if "GET" in self.operations else ()), "OPTIONS")
+
+    def operation(self, method: str) -> Operation | None:
+        """What a method does here; HEAD is GET without a body."""
+        return self.operations.get("GET" if method == "HEAD" else method)
+
+
+def find(path: str) -> Place | None:
+    """The place that a decoded path names, or None."""
+    if "\n" in path:  # an expression of Routes ends in `$`, which also fits before a final newline
+        return None
+    match = _MAPPER.match(path)
+    return Place(_BY_PATH[match.pop("template")], match) if match else None
+
+
+def _connect() -> Mapper:
+    mapper = Mapper(explicit=True)
+    for template in _BY_PATH:
+        mapper.connect(None, template.replace(":", "\\:"), template=template)
+    mapper.create_regs()
+    return mapper
+
+
+_BY_PATH: dict[str, dict[str, Operation]] = {}
+for _operation in OPERATIONS:
+    _BY_PATH.setdefault(_operation.path, {})[_operation.method] = _operation
+_MAPPER = _connect()
+
 
 Handler = Callable[[Call], Response]
 
@@ -55,7 +123,7 @@ class Admin:
         if operator is None:
             raise PipelineError("admin needs authtoken or local-operator before it")
         method = environ["REQUEST_METHOD"]
-        place = routing.find(_path(environ))
+        place = find(_path(environ))
         if place is None:
             raise NotFound("there is nothing at this path")
         if method == "OPTIONS":

@@ -20,9 +20,9 @@ from oslo_config import cfg
 from webob import Request, Response
 from webob.exc import HTTPServiceUnavailable, HTTPUnauthorized
 
-from mdmw.admin.answers import new_request_id, refusal
-from mdmw.admin.operators import OPERATOR, Operator
-from mdmw.boundary.base import App
+from mdmw.admin.call import new_request_id, refusal
+from mdmw.admin.policy import OPERATOR, Operator
+from mdmw.boundary.stage import App
 from mdmw.errors import ConfigError, Unauthorized, Unavailable
 from mdmw.options import CONFIG_DIR, CONFIG_FILE, ConfigFiles, place_of
 

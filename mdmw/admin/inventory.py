@@ -9,9 +9,7 @@ from typing import Any
 from webob import Response
 
 from mdmw import wire
-from mdmw.admin import paging
-from mdmw.admin.answers import reply
-from mdmw.admin.call import Call
+from mdmw.admin.call import Call, link, reply
 from mdmw.errors import BadRequest, NotFound, Outdated
 from mdmw.inventory.store import Caller, Change, InventoryStore, Kind, Resource
 
@@ -49,7 +47,7 @@ class Inventory:
         except NotFound:
             raise BadRequest(f"query: marker: {marker!r} is not there any more; begin again") from None
         rows = [_shown(resource) for resource in found[:limit]]
-        return reply({kind: rows, "next": paging.link(call, found, limit, lambda resource: resource.id)})
+        return reply({kind: rows, "next": link(call, found, limit, lambda resource: resource.id)})
 
     def _get(self, kind: Kind, call: Call) -> Response:
         return _whole(self._store.get(kind, call.path["id"]))
@@ -76,8 +74,8 @@ class Inventory:
     def _changes(self, call: Call) -> Response:
         limit, query = call.query["limit"], call.query
         found = self._store.changes(limit + 1, query.get("marker"), query.get("kind"), query.get("id"))
-        link = paging.link(call, found, limit, lambda change: str(change.number))
-        return reply({"changes": [_described(change) for change in found[:limit]], "next": link})
+        next_link = link(call, found, limit, lambda change: str(change.number))
+        return reply({"changes": [_described(change) for change in found[:limit]], "next": next_link})
 
     def _version(self, kind: Kind, call: Call) -> int | None:
         """The version that If-Match names, if it is that of today; None for any."""

@@ -13,10 +13,10 @@ from functools import partial
 
 from oslo_config import cfg
 
-from mdmw.admin.answers import new_request_id, refusal
-from mdmw.admin.operators import OPERATOR, Operator
-from mdmw.boundary.base import App, StartResponse
-from mdmw.boundary.connection import connection
+from mdmw.admin.call import new_request_id, refusal
+from mdmw.admin.policy import OPERATOR, Operator
+from mdmw.boundary.peer import connection
+from mdmw.boundary.stage import App, StartResponse
 from mdmw.errors import Forbidden
 from mdmw.options import load
 from mdmw.records import Environ

@@ -5,10 +5,9 @@ from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any
 
-from mdmw.admin import schemas
-from mdmw.admin.answers import JSON
-from mdmw.admin.operations import OPERATIONS, Operation
-from mdmw.admin.schemas import Schema
+from mdmw.admin import operations
+from mdmw.admin.call import JSON
+from mdmw.admin.operations import OPERATIONS, Operation, Schema
 
 _ALWAYS = (400, 401, 403, 503)
 _OF_BODY = (408, 411, 413, 415)
@@ -27,7 +26,7 @@ def document() -> dict[str, Any]:
         "paths": paths,
         "security": [{"token": []}],
         "components": {
-            "schemas": {"Error": schemas.ERROR},
+            "schemas": {"Error": operations.ERROR},
             "securitySchemes": {"token": {"type": "apiKey", "in": "header", "name": "X-Auth-Token"}},
         },
     }
@@ -64,7 +63,7 @@ def _parameters(operation: Operation) -> Iterable[dict[str, Any]]:
             "in": "header",
             "required": True,
             "description": about,
-            "schema": schemas.STRING,
+            "schema": operations.STRING,
         }
 
 

@@ -7,8 +7,176 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from mdmw.admin import schemas
-from mdmw.admin.schemas import Schema
+Schema = Mapping[str, Any]
+
+KINDS = ("networks", "routers", "instances")
+
+
+def _object(properties: Mapping[str, Any], *optional: str) -> Schema:
+    required = [name for name in properties if name not in optional]
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }
+
+
+def _list(of: Schema) -> Schema:
+    return {"type": "array", "items": of}
+
+
+def page(name: str, of: Schema) -> Schema:
+    """A part of a list; `next` is where the rest of it is."""
+    return _object({name: _list(of), "next": NULLABLE})
+
+
+STRING: Schema = {"type": "string"}
+INTEGER: Schema = {"type": "integer"}
+NULLABLE: Schema = {"type": ["string", "null"]}
+TIME: Schema = {"type": "string", "format": "date-time"}
+OBJECT: Schema = {"type": "object"}
+
+ERROR = _object(
+    {"error": _object({"code": INTEGER, "title": STRING, "message": STRING, "request_id": STRING})}
+)
+
+#: One entry of the inventory; doc/inventory.rst has its keys, and the server checks them.
+DOCUMENT: Schema = {
+    "type": "object",
+    "properties": {"id": {"type": "string", "format": "uuid"}},
+    "required": ["id"],
+    "additionalProperties": True,
+}
+SUMMARY: Schema = {
+    "type": "object",
+    "properties": {"id": {"type": "string", "format": "uuid"}, "version": INTEGER},
+    "required": ["id", "version"],
+    "additionalProperties": True,
+}
+CHANGE = _object(
+    {
+        "number": INTEGER,
+        "time": TIME,
+        "caller": _object({"name": STRING, "user_id": STRING, "project_id": STRING, "request_id": STRING}),
+        "action": {"enum": ["create", "replace", "delete"]},
+        "kind": {"enum": list(KINDS)},
+        "id": STRING,
+        "old_version": {"type": ["integer", "null"]},
+        "new_version": {"type": ["integer", "null"]},
+        "fields": _list(STRING),
+    }
+)
+CONFIG = _object(
+    {
+        "file": STRING,
+        "pipelines": {
+            "type": "object",
+            "additionalProperties": _list(
+                _object(
+                    {
+                        "stage": STRING,
+                        "use": STRING,
+                        "options": {"type": "object", "additionalProperties": STRING},
+                    }
+                )
+            ),
+        },
+    }
+)
+
+NUMBER: Schema = {"type": "number"}
+_COUNTS: Schema = {"type": "object", "additionalProperties": INTEGER}
+_PROCESS = {"pipeline": STRING, "pid": INTEGER}
+SILENT = _list(_object({**_PROCESS, "problem": STRING}))
+_NULLABLE_OBJECT: Schema = {"type": ["object", "null"]}
+
+#: `durations` counts requests by how long they took: not above each of `bounds`, then all above.
+_COUNTERS = _object(
+    {
+        "requests": INTEGER,
+        "statuses": _COUNTS,
+        "seconds": NUMBER,
+        "slowest": NUMBER,
+        "durations": _list(INTEGER),
+        "first": TIME,
+        "last": TIME,
+    }
+)
+_PLACE = _object(
+    {
+        "id": STRING,
+        "listeners": _list(_object({"namespace": STRING, "address": STRING, "port": INTEGER, "since": TIME})),
+        "problems": _list(STRING),
+        "pipelines": {"type": "object", "additionalProperties": _COUNTERS},
+    }
+)
+_BOUNDS = _list(NUMBER)
+
+
+def places(name: str) -> Schema:
+    """A part of the networks, or of the routers."""
+    return _object({name: _list(_PLACE), "bounds": _BOUNDS, "next": NULLABLE, "silent": SILENT})
+
+
+def place(name: str) -> Schema:
+    """One network or router."""
+    return _object({name: _PLACE, "bounds": _BOUNDS, "silent": SILENT})
+
+
+_REQUEST = _object(
+    {
+        **_PROCESS,
+        "time": TIME,
+        "request_id": STRING,
+        "address": NULLABLE,
+        "network": NULLABLE,
+        "router": NULLABLE,
+        "instance": NULLABLE,
+        "project": NULLABLE,
+        "method": STRING,
+        "path": STRING,
+        "status": INTEGER,
+        "bytes": INTEGER,
+        "seconds": NUMBER,
+        "stages": {"type": "object", "additionalProperties": NUMBER},
+        "cache": STRING,
+        "error": STRING,
+        "notes": _COUNTS,
+    }
+)
+REQUESTS = _object({"requests": _list(_REQUEST), "silent": SILENT})
+INSTANCE = _object({"id": STRING, "requests": _list(_REQUEST), "silent": SILENT})
+RESOLVED = _object(
+    {
+        "network": STRING,
+        "router": STRING,
+        "address": STRING,
+        "instance": _NULLABLE_OBJECT,
+        "reason": STRING,
+        "path": _object(
+            {**_PROCESS, "resolver": STRING, "cache": STRING, "calls": INTEGER, "seconds": NUMBER}
+        ),
+        "caches": _list(
+            _object({**_PROCESS, "answers": _list({"type": "object"}), "snapshot": _NULLABLE_OBJECT})
+        ),
+        "silent": SILENT,
+    },
+    "network",
+    "router",
+)
+PURGE: Schema = {
+    "oneOf": [
+        _object({"network": {"type": "string", "minLength": 1}}),
+        _object({"router": {"type": "string", "minLength": 1}}),
+        _object({"all": {"const": True}}),
+    ]
+}
+PURGED = _object({"processes": _list(_object({**_PROCESS, "dropped": INTEGER})), "silent": SILENT})
+RELOADED = _object(
+    {"processes": _list(_object({**_PROCESS, "reloads": {"type": "boolean"}, "text": STRING}))}
+)
+
 
 #: Who may, unless the policy file says otherwise.
 READER: Final = "reader"
@@ -74,7 +242,7 @@ def _inventory(kind: str, one: str, reading: Literal["reader", "admin"]) -> tupl
             listed,
             READER,
             f"The {kind} of the inventory in order of creation, each with the least that identifies it.",
-            schemas.page(kind, schemas.SUMMARY),
+            page(kind, SUMMARY),
             query=_PAGE,
             errors=(404,),
         ),
@@ -84,9 +252,9 @@ def _inventory(kind: str, one: str, reading: Literal["reader", "admin"]) -> tupl
             listed,
             ADMIN,
             f"Add one of the {kind}; the document is that of one entry of the inventory file, as JSON.",
-            schemas.DOCUMENT,
+            DOCUMENT,
             status=201,
-            body=schemas.DOCUMENT,
+            body=DOCUMENT,
             errors=(404, 409),
         ),
         Operation(
@@ -95,7 +263,7 @@ def _inventory(kind: str, one: str, reading: Literal["reader", "admin"]) -> tupl
             single,
             reading,
             f"One of the {kind}, whole; its ETag is what a change needs in If-Match.",
-            schemas.DOCUMENT,
+            DOCUMENT,
             errors=(404,),
         ),
         Operation(
@@ -104,8 +272,8 @@ def _inventory(kind: str, one: str, reading: Literal["reader", "admin"]) -> tupl
             single,
             ADMIN,
             f"Give one of the {kind} another document.",
-            schemas.DOCUMENT,
-            body=schemas.DOCUMENT,
+            DOCUMENT,
+            body=DOCUMENT,
             versioned=True,
             errors=(404, 409),
         ),
@@ -131,7 +299,7 @@ def _places(kind: str, one: str) -> tuple[Operation, ...]:
             f"/v1/{kind}",
             READER,
             f"The {kind} that are served here: their listeners since when, and their requests so far.",
-            schemas.places(kind),
+            places(kind),
             query=_PAGE,
         ),
         Operation(
@@ -140,7 +308,7 @@ def _places(kind: str, one: str) -> tuple[Operation, ...]:
             f"/v1/{kind}/{{id}}",
             READER,
             f"The same about one of the {kind}.",
-            schemas.place(one),
+            place(one),
             errors=(404,),
         ),
     )
@@ -155,7 +323,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "/v1/requests",
         READER,
         "The last requests of guests, the newest first; each process remembers its last 1000.",
-        schemas.REQUESTS,
+        REQUESTS,
         query=(_LIMIT, *_SCOPE),
     ),
     Operation(
@@ -164,7 +332,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "/v1/instances/{id}",
         READER,
         "What was served to an instance lately.",
-        schemas.INSTANCE,
+        INSTANCE,
         query=(_LIMIT,),
         errors=(404,),
     ),
@@ -174,7 +342,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "/v1/resolve",
         READER,
         "Who is this: what the resolver says, asked as for a guest, and what the caches know beforehand.",
-        schemas.RESOLVED,
+        RESOLVED,
         query=(
             *_SCOPE,
             Parameter("address", "the guest's address", {"type": "string", "maxLength": 64}, required=True),
@@ -188,8 +356,8 @@ OPERATIONS: tuple[Operation, ...] = (
         "/v1/cache:purge",
         ADMIN,
         "Have all processes forget who is who on a network or router, or everywhere.",
-        schemas.PURGED,
-        body=schemas.PURGE,
+        PURGED,
+        body=PURGE,
     ),
     Operation(
         "reload",
@@ -197,7 +365,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "/v1/reload",
         ADMIN,
         "Have the configuration loaded again by all processes that can; each says what happens.",
-        schemas.RELOADED,
+        RELOADED,
     ),
     Operation(
         "get_config",
@@ -205,7 +373,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "/v1/config",
         ADMIN,  # a filter of somebody else may call its secrets what it likes
         "The pipelines of the ini file and their options, secrets masked, as mdmw check shows them.",
-        schemas.CONFIG,
+        CONFIG,
     ),
     *_inventory("networks", "network", READER),
     *_inventory("routers", "router", READER),
@@ -217,11 +385,11 @@ OPERATIONS: tuple[Operation, ...] = (
         "/v1/inventory/audit",
         READER,
         "Who changed the inventory, the newest change first; names of fields, never values.",
-        schemas.page("changes", schemas.CHANGE),
+        page("changes", CHANGE),
         query=(
             _LIMIT,
             Parameter("marker", "before the change with this number", {"type": "integer", "minimum": 1}),
-            Parameter("kind", "of one kind", {"type": "string", "enum": list(schemas.KINDS)}),
+            Parameter("kind", "of one kind", {"type": "string", "enum": list(KINDS)}),
             _text("id", "of one resource"),
         ),
         errors=(404,),
@@ -232,6 +400,6 @@ OPERATIONS: tuple[Operation, ...] = (
         "/v1/openapi.json",
         READER,
         "This API as an OpenAPI 3.1 document.",
-        schemas.OBJECT,
+        OBJECT,
     ),
 )

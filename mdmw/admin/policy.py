@@ -5,16 +5,34 @@ has it; so of readers only those of the whole system (`system_scope`) are let in
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from oslo_config import cfg
 from oslo_policy import policy
 
 from mdmw.admin.operations import ADMIN, OPERATIONS, READER, Operation
-from mdmw.admin.operators import Operator
 from mdmw.errors import ConfigError, Forbidden
 from mdmw.reloading import ReloadingFile
+
+#: Environ key; no header can have such a name.
+OPERATOR = "mdmw.operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """Somebody who was let in. `credentials` are what oslo.policy asks for: roles, scope, ids."""
+
+    name: str
+    user_id: str = ""
+    project_id: str = ""
+    credentials: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.user_id})" if self.user_id else self.name
+
 
 _NEVER = "!"
 

@@ -4,25 +4,22 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mdmw.cli import (
-    check,
-    completion,
-    demo,
-    doctor,
-    inventory,
-    node,
-    purge,
-    resolve,
-    serve,
-    served,
-    sign,
-    top,
-    who,
-)
+from mdmw.cli import completion, demo, doctor, inventory, node, operate, pipeline, serve, top
 from mdmw.errors import MdmwError
 
 _INTERRUPTED = 130  # as a shell says of SIGINT
-_COMMANDS = (serve, check, resolve, sign, inventory, node, served, who, purge, top, doctor, demo, completion)
+_ADD_PARSERS = (
+    *(
+        serve.add_parser,
+        pipeline.add_check,
+        pipeline.add_resolve,
+        pipeline.add_sign,
+        inventory.add_parser,
+        node.add_parser,
+    ),
+    *(operate.add_served, operate.add_who, operate.add_purge, top.add_parser),
+    *(doctor.add_parser, demo.add_parser, completion.add_parser),
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -33,8 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 done, 1 the answer is no, 2 wrong usage or configuration.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in _COMMANDS:
-        module.add_parser(commands)
+    for add_parser in _ADD_PARSERS:
+        add_parser(commands)
     return parser
 
 

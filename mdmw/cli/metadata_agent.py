@@ -7,9 +7,12 @@ import contextlib
 import logging
 import os
 import shutil
+import socket
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,16 +21,94 @@ from typing import Any
 from oslo_config import cfg
 
 from mdmw import options
-from mdmw.boundary.base import App
-from mdmw.cli import daemon_log
-from mdmw.cli.agent_socket import DEDUCE, MODES, AgentSocket, mode_of
-from mdmw.cli.arguments import DaemonParser
+from mdmw.boundary.stage import App
+from mdmw.cli import on_gunicorn
+from mdmw.cli.common import DaemonParser
 from mdmw.cli.on_gunicorn import Server
-from mdmw.cli.privileges import Ids, ids_of, own_ids
 from mdmw.errors import ConfigError
-from mdmw.resolvers.group import GROUP_DIRECTORY
+from mdmw.identity import Identity, identity_of, own_identity
+from mdmw.resolvers.shared import GROUP_DIRECTORY
 from mdmw.resolvers.state_report import start_reporting
 from mdmw.wsgi import pipelines
+
+#: What `metadata_proxy_socket_mode` may be, beside `DEDUCE`. To connect one needs permission to write.
+MODES = {"user": 0o600, "group": 0o660, "all": 0o666}
+DEDUCE = "deduce"
+
+_DIRECTORY_MODE = 0o755
+_NOBODY_ELSE = 0o177
+
+
+def mode_of(setting: str, user: str, group: str, proxy: Identity, agent: Identity) -> int:
+    """The permissions that `metadata_proxy_socket_mode` stands for.
+
+    `user` and `group` are those of the proxies as configured, `proxy` their
+    numbers; deduced is the least that lets them in, whoever owns the socket.
+    """
+    if setting != DEDUCE:
+        return MODES[setting]
+    if not user or proxy.uid in (0, agent.uid):
+        return MODES["user"]
+    if not group or proxy.gid == agent.gid:
+        return MODES["group"]
+    return MODES["all"]
+
+
+class AgentSocket:
+    """Listens at `path`, in the place of a socket that is there; `sock` is for the server.
+
+    The directory is made if need be. The owner changes only if this is root.
+    Raises `ConfigError`.
+    """
+
+    def __init__(self, path: str, mode: int, owner: Identity, backlog: int) -> None:
+        self._path = Path(path)
+        self.sock = socket.socket(socket.AF_UNIX)
+        try:
+            _make_directory(self._path.parent)
+            _make_room(self._path)
+            self._bind()
+            if os.geteuid() == 0:
+                os.chown(self._path, owner.uid, owner.gid)
+            self._path.chmod(mode)
+            self.sock.listen(backlog)
+            self._inode = self._path.stat().st_ino
+        except OSError as error:
+            self.sock.close()
+            raise ConfigError(f"option 'metadata_proxy_socket': {path}: {error.strerror or error}") from None
+
+    def remove(self) -> None:
+        """Remove the file, unless another agent has put its own there, or this user may not.
+
+        One that stays is no harm: the next start takes its place.
+        """
+        with suppress(OSError):
+            if self._path.stat().st_ino == self._inode:
+                self._path.unlink()
+
+    def _bind(self) -> None:
+        umask = os.umask(_NOBODY_ELSE)
+        try:
+            self.sock.bind(str(self._path))
+        finally:
+            os.umask(umask)
+
+
+def _make_directory(path: Path) -> None:
+    if not path.is_dir():
+        path.mkdir(parents=True)
+        path.chmod(_DIRECTORY_MODE)  # whatever the umask
+
+
+def _make_room(path: Path) -> None:
+    try:
+        kind = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(kind):
+        raise OSError("is there already, and is not a socket")
+    path.unlink()
+
 
 LOG = logging.getLogger(__name__)
 
@@ -119,8 +200,8 @@ class Agent:
         caller's user; the socket of another agent is not touched before that went well.
         """
         settings = self._settings
-        ids = ids_of(settings.user, settings.group)
-        daemon_log.start_log(settings, PROGRAM)
+        ids = identity_of(settings.user, settings.group)
+        on_gunicorn.start_log(settings, PROGRAM)
         directory = _group_directory(settings.state_path, ids)
         with _afterwards(lambda: shutil.rmtree(directory, ignore_errors=True)):
             os.environ[GROUP_DIRECTORY] = directory
@@ -130,7 +211,7 @@ class Agent:
                 Server(application, listener.sock, ids, self._for_gunicorn(settings), self._reload).run()
 
     def _read(self) -> SimpleNamespace:
-        settings = options.load(PROGRAM, [*OPTIONS, *daemon_log.OPTIONS], self._files, self._options)
+        settings = options.load(PROGRAM, [*OPTIONS, *on_gunicorn.OPTIONS], self._files, self._options)
         settings.metadata_proxy_socket = _socket_path(settings)
         return settings
 
@@ -148,7 +229,7 @@ class Agent:
         for option in _NEXT_START:
             if getattr(settings, option) != getattr(self._settings, option):
                 LOG.warning("option %r has changed: that takes effect at the next start", option)
-        daemon_log.set_level(settings)
+        on_gunicorn.set_level(settings)
         self._settings = settings
         return application, self._for_gunicorn(settings)
 
@@ -174,17 +255,17 @@ def _socket_path(settings: SimpleNamespace) -> str:
         raise options.refuse(settings, "metadata_proxy_socket", " ".join(str(error).split())) from None
 
 
-def _listen(settings: SimpleNamespace, agent: Ids) -> AgentSocket:
+def _listen(settings: SimpleNamespace, agent: Identity) -> AgentSocket:
     user, group = settings.metadata_proxy_user, settings.metadata_proxy_group
-    proxy = ids_of(user, group)
+    proxy = identity_of(user, group)
     mode = mode_of(settings.metadata_proxy_socket_mode, user, group, proxy, agent)
-    owner = Ids(proxy.uid if user else agent.uid, proxy.gid if user or group else agent.gid)
+    owner = Identity(proxy.uid if user else agent.uid, proxy.gid if user or group else agent.gid)
     return AgentSocket(settings.metadata_proxy_socket, mode, owner, settings.metadata_backlog)
 
 
-def _group_directory(state_path: str, ids: Ids) -> str:
+def _group_directory(state_path: str, ids: Identity) -> str:
     """Made where its owner can remove it again."""
-    if ids != own_ids():
+    if ids != own_identity():
         directory = tempfile.mkdtemp(prefix=_GROUP_DIR_PREFIX)
         os.chown(directory, ids.uid, ids.gid)
         return directory

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mdmw.cli.common import table
-from mdmw.cli.node_source import given
+from mdmw.cli.node import given
 from mdmw.errors import Unavailable
 from mdmw.node.converge import Report, converge, examine
 from mdmw.node.difference import Difference

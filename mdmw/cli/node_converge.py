@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from mdmw.node import namespaces
-from mdmw.node.channel import Channel, ChannelError, as_line
+from mdmw.node.channel import MOST_PLACES, TO_CONVERGE, Channel, ChannelError, as_line
 from mdmw.node.converge import Report, converge
-from mdmw.node.messages import MOST_PLACES, TO_CONVERGE
-from mdmw.node.plan import DhcpPlan, Plan, RouterPlan
-from mdmw.node.plan_text import LONGEST, loads
-from mdmw.node.wanted import Places
+from mdmw.node.plan import LONGEST, DhcpPlan, Plan, RouterPlan, loads
+from mdmw.node.programs import Places
 from mdmw.observe.logs import log_to_stderr
 from mdmw.records import METADATA_ADDRESS_V6
 

@@ -8,12 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mdmw.cli.node_source import add_source
-from mdmw.cli.privileges import ids_of
+from mdmw.cli.node import add_source
 from mdmw.errors import ConfigError, MdmwError
+from mdmw.identity import Identity, identity_of, spawn
 from mdmw.node.crew import PRELOADER, Start
 from mdmw.node.keeper import Keeper, Settings
-from mdmw.node.spawn import Identity, spawn
 from mdmw.observe.logs import log_to_stderr
 
 PROGRAM = "mdmw-node"
@@ -101,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _settings(arguments: argparse.Namespace) -> Settings:
     if os.geteuid():
         raise ConfigError("only root can enter namespaces")
-    ids = ids_of(arguments.user, arguments.group)
+    ids = identity_of(arguments.user, arguments.group)
     if ids.uid == 0:
         raise ConfigError("--user root is not allowed; guests would talk to root")
     log_to_stderr()
@@ -130,7 +129,9 @@ def _planner(arguments: argparse.Namespace) -> Start | None:
     source += [f"--file={Path(arguments.file).absolute()}"] if arguments.file else []
     if not source:
         return None
-    ids = ids_of(arguments.planner_user or arguments.user, "" if arguments.planner_user else arguments.group)
+    ids = identity_of(
+        arguments.planner_user or arguments.user, "" if arguments.planner_user else arguments.group
+    )
     if ids.uid == 0:
         raise ConfigError("--planner-user root is not allowed; it talks to others")
     interval = ["--poll-interval", str(arguments.poll_interval), "--channel"]

@@ -16,14 +16,13 @@ import sys
 import time
 from collections.abc import Callable, Hashable
 
-from mdmw.cli.node_source import add_source, given
+from mdmw.cli.node import add_source, given
 from mdmw.errors import ConfigError, MdmwError
+from mdmw.identity import drop_all_privileges
 from mdmw.node import settings
 from mdmw.node.channel import Channel, ChannelError, as_line
-from mdmw.node.plan import plan
-from mdmw.node.plan_text import dumps
+from mdmw.node.plan import dumps, plan
 from mdmw.node.settings import Node
-from mdmw.node.spawn import give_up
 from mdmw.observe.logs import log_to_stderr
 
 _GLANCE = 1.0  # seconds between two looks at whether something has changed
@@ -50,7 +49,7 @@ def main() -> int:
     neutron_dhcp = None if places.neutron_dhcp is None else str(places.neutron_dhcp)
     with contextlib.suppress(ChannelError, BrokenPipeError, ConnectionResetError):  # the keeper has gone
         channel.send("places", state=str(places.state), neutron_dhcp=neutron_dhcp, firewall=places.firewall)
-        give_up()
+        drop_all_privileges()
         _Planning(node, channel).run(arguments.poll_interval)
     return 0
 

@@ -1,7 +1,7 @@
 """The preloader of `mdmw-node`: loads a pipeline once, and forks workers that have it already.
 
 The keeper starts it, as the user of the workers and without privileges. It hears and says
-nothing but what `mdmw.node.messages` has for it, and ends with the keeper; its workers do not.
+nothing but what `mdmw.node.channel` has for it, and ends with the keeper; its workers do not.
 """
 
 import argparse
@@ -13,9 +13,8 @@ import sys
 from functools import partial
 
 from mdmw.errors import ConfigError
-from mdmw.node.channel import Channel, Ended
-from mdmw.node.messages import TO_PRELOADER
-from mdmw.node.spawn import give_up
+from mdmw.identity import drop_all_privileges
+from mdmw.node.channel import TO_PRELOADER, Channel, Ended
 
 _Socket = socket.socket  # before gevent has one in its place: the preloader waits without greenlets
 
@@ -38,10 +37,10 @@ def main() -> int:
     import gevent
 
     from mdmw.node.worker import Worker, shipped_config
-    from mdmw.observe import desk
+    from mdmw.observe import introspection
     from mdmw.observe.logs import log_to_stderr
     from mdmw.wsgi import pipelines
-    from mdmw.wsgi.reload import by_hand
+    from mdmw.wsgi.process import by_hand
 
     log_to_stderr()
     config = shipped_config()
@@ -51,7 +50,7 @@ def main() -> int:
         channel.send("refused", why=str(error)[:1999])
         return 2
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the keeper notices when a worker has ended
-    give_up()
+    drop_all_privileges()
     gc.collect()
     gc.freeze()  # what is there is shared, as long as nobody writes to it
     try:
@@ -70,8 +69,8 @@ def main() -> int:
     channel.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     sock = socket.socket(fileno=message.descriptors[0])
-    desk.provide("reload", partial(by_hand, "mdmw-node does it: systemctl reload mdmw-node"))
-    desk.open_all()
+    introspection.provide("reload", partial(by_hand, "mdmw-node does it: systemctl reload mdmw-node"))
+    introspection.open_all()
     Worker(application, config, sock, arguments.connections).run()
     return 0
 

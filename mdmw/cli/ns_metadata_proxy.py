@@ -4,25 +4,88 @@ Runs the pipeline `proxy` of etc/ns-metadata-proxy.ini, in one process, in the n
 """
 
 import contextlib
+import fcntl
 import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
 from importlib import resources
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from oslo_config import cfg
 
 from mdmw import options
-from mdmw.boundary.base import App
-from mdmw.cli import daemon_log
-from mdmw.cli.arguments import DaemonParser
+from mdmw.boundary.stage import App
+from mdmw.cli import on_gunicorn
+from mdmw.cli.common import DaemonParser
 from mdmw.cli.on_gunicorn import OneProcess
-from mdmw.cli.pidfile import PidFile
-from mdmw.cli.privileges import ids_of
 from mdmw.errors import ConfigError
+from mdmw.identity import identity_of
 from mdmw.wsgi import pipelines
+
+_MODE = 0o644
+
+
+class PidFile:
+    """Takes the file at once, `write` fills it in; raises `ConfigError` when it is somebody's.
+
+    It is somebody's while it is locked, or names a process with `mark` in its
+    command line. A stale one is taken over. The lock outlives a fork.
+    """
+
+    def __init__(self, path: str, mark: str) -> None:
+        self._path = Path(path).absolute()
+        try:
+            self._descriptor = self._locked()
+        except OSError as error:
+            raise ConfigError(f"option 'pid_file': {path}: {error.strerror}") from None
+        if _is_alive(self._read(), mark):
+            raise self._taken()
+
+    def write(self) -> None:
+        """Put this process's number into it."""
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def remove(self) -> None:
+        """Remove it; or, in a directory that this user may no longer write to, leave it empty."""
+        try:
+            self._path.unlink()
+        except OSError:
+            os.ftruncate(self._descriptor, 0)
+        os.close(self._descriptor)
+
+    def _locked(self) -> int:
+        while True:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _MODE)
+            self._descriptor = descriptor
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise self._taken() from None
+            if self._path.exists() and self._path.stat().st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
+            os.close(descriptor)  # its owner removed it at this moment
+
+    def _taken(self) -> ConfigError:
+        pid = self._read()
+        os.close(self._descriptor)
+        return ConfigError(f"option 'pid_file': {self._path}: a proxy runs already, with pid {pid or '?'}")
+
+    def _read(self) -> int:
+        text = os.pread(self._descriptor, 20, 0).strip()
+        return int(text) if text.isdigit() else 0
+
+
+def _is_alive(pid: int, mark: str) -> bool:
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return pid != os.getpid() and mark.encode() in command
+
 
 PROGRAM = "mdmw-ns-metadata-proxy"
 
@@ -48,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM; the status is 2, with one line, when that cannot be done."""
     try:
         given = _parser().given(argv)
-        return _start(options.load(PROGRAM, [*OPTIONS, *daemon_log.OPTIONS], {}, given))
+        return _start(options.load(PROGRAM, [*OPTIONS, *on_gunicorn.OPTIONS], {}, given))
     except ConfigError as error:
         print(f"{PROGRAM}: {str(error).removeprefix(f'{PROGRAM}: ')}", file=sys.stderr)
         return 2
@@ -84,7 +147,7 @@ def _start(settings: SimpleNamespace) -> int:
     if bool(settings.network_id) == bool(settings.router_id):
         raise ConfigError("exactly one of --network_id and --router_id is needed")
     application = _load(settings)
-    ids = ids_of(settings.metadata_proxy_user, settings.metadata_proxy_group)
+    ids = identity_of(settings.metadata_proxy_user, settings.metadata_proxy_group)
     pid_file = _pid_file(settings)
     try:
         listeners = _listen(settings.bind, settings.metadata_port)
@@ -98,7 +161,7 @@ def _start(settings: SimpleNamespace) -> int:
             if pid_file:
                 at_end.callback(pid_file.remove)
                 pid_file.write()
-            daemon_log.start_log(settings, PROGRAM, watch=settings.metadata_proxy_watch_log)
+            on_gunicorn.start_log(settings, PROGRAM, watch=settings.metadata_proxy_watch_log)
             OneProcess(application, listeners, ids, _GRACEFUL, ready).serve()
         os._exit(0)  # threads that still wait for the agent would hold the interpreter back
 

@@ -1,7 +1,10 @@
 """gunicorn inside a daemon of ours: the settings of etc/gunicorn.conf.py, our sockets, our log."""
 
 import concurrent.futures.thread  # noqa: F401 - a worker would import it, when the privileges are gone
+import configparser
 import logging
+import logging.config
+import logging.handlers
 import os
 import runpy
 import signal
@@ -9,6 +12,8 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from importlib import resources
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
@@ -16,13 +21,71 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import ThreadWorker
+from oslo_config import cfg
 
-from mdmw.boundary.base import App
-from mdmw.cli.privileges import Ids, become
+from mdmw.boundary.stage import App
 from mdmw.errors import ConfigError
-from mdmw.observe import desk
+from mdmw.identity import Identity, become
+from mdmw.observe import introspection
+from mdmw.observe.logs import FORMAT
 from mdmw.wsgi.pipelines import SWITCH_INTERVAL
-from mdmw.wsgi.reload import by_master
+from mdmw.wsgi.process import by_master
+
+OPTIONS = [
+    cfg.StrOpt("log_file", deprecated_name="logfile", help="File to log to; default: standard error."),
+    cfg.StrOpt("log_dir", deprecated_name="logdir", help="Directory of the log file."),
+    cfg.BoolOpt("use_syslog", default=False, help="Log to syslog instead of standard error."),
+    cfg.StrOpt("syslog_log_facility", default="LOG_USER", help="Facility of syslog."),
+    cfg.StrOpt(
+        "log_config_append",
+        deprecated_name="log_config",
+        help="File for logging.config, instead of all else.",
+    ),
+    cfg.StrOpt("log_date_format", help="Format of the time, as of strftime."),
+    cfg.BoolOpt("debug", default=False, help="Log more of mdmw itself."),
+    cfg.BoolOpt("verbose", default=False, help="Has no effect."),
+]
+_DEV_LOG = "/dev/log"
+
+
+def start_log(settings: SimpleNamespace, name: str, watch: bool = True) -> None:
+    """Open the log that `settings` (of `OPTIONS`) want; raises `ConfigError`.
+
+    In `log_dir` alone the file is `name`.log. With `watch` a file that was moved
+    away is opened anew, which a process that has dropped its privileges may not be able to.
+    """
+    try:
+        if settings.log_config_append:
+            logging.config.fileConfig(settings.log_config_append, disable_existing_loggers=False)
+            return
+        handler = _handler(settings, name, watch)
+    except (OSError, ValueError, KeyError, RuntimeError, configparser.Error) as error:
+        raise ConfigError(f"the log cannot be opened: {' '.join(str(error).split())}") from None
+    handler.setFormatter(logging.Formatter(FORMAT, settings.log_date_format))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    logging.getLogger("stevedore").setLevel(logging.ERROR)  # what it warns of is in our own errors
+    set_level(settings)
+
+
+def set_level(settings: SimpleNamespace) -> None:
+    """`debug` is for our own messages only: libraries show credentials at that level."""
+    logging.getLogger("mdmw").setLevel(logging.DEBUG if settings.debug else logging.INFO)
+
+
+def _handler(settings: SimpleNamespace, name: str, watch: bool) -> logging.Handler:
+    if settings.log_file or settings.log_dir:
+        path = Path(settings.log_dir or "") / (settings.log_file or f"{name}.log")
+        return logging.handlers.WatchedFileHandler(path) if watch else logging.FileHandler(path)
+    if settings.use_syslog:
+        facility = settings.syslog_log_facility.lower().removeprefix("log_")
+        number = logging.handlers.SysLogHandler.facility_names[facility]
+        handler = logging.handlers.SysLogHandler(_DEV_LOG, number)
+        handler.ident = f"{name}: "
+        return handler
+    return logging.StreamHandler()
+
 
 LOG = logging.getLogger(__name__)
 
@@ -51,7 +114,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self,
         application: App,
         listener: socket.socket,
-        ids: Ids,
+        ids: Identity,
         settings: Mapping[str, Any],
         reload: Callable[[], tuple[App, Mapping[str, Any]]],
     ) -> None:
@@ -104,8 +167,8 @@ class _Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
 
 class _Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def run(self) -> None:
-        desk.provide("reload", by_master)
-        desk.open_all()
+        introspection.provide("reload", by_master)
+        introspection.open_all()
         super().run()
 
 
@@ -120,7 +183,7 @@ class OneProcess(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self,
         application: App,
         listeners: list[socket.socket],
-        ids: Ids,
+        ids: Identity,
         settings: Mapping[str, Any],
         ready: Callable[[], None],
     ) -> None:

@@ -3,17 +3,200 @@
 import argparse
 import contextlib
 import json
+import os
+import select
+import shutil
 import signal
 import sys
+import termios
 import time
+import tty
 from collections import deque
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
 from typing import Any
 
-from mdmw.cli.admin_api import Api, add_command
-from mdmw.cli.screen import Screen
-from mdmw.cli.top_view import Look, lines, look, view
+from mdmw.cli.operate import Api, Counters, add_command, clock, counters, duration, printable, seconds_of
 from mdmw.errors import Unavailable
+
+_ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l"  # the other screen, without a cursor; long lines are not wrapped
+_LEAVE = "\x1b[?7h\x1b[?25h\x1b[?1049l"
+_HOME, _END_OF_LINE, _REST = "\x1b[H", "\x1b[K", "\x1b[J"
+_CONTROL_CHARACTERS = 6  # in what tcgetattr gives
+_NONE = b"\0"
+
+
+class Screen:
+    """Standard output, a terminal; keys come from standard input if that is one too."""
+
+    def __init__(self) -> None:
+        self._keys = sys.stdin.fileno() if sys.stdin.isatty() else None
+
+    def __enter__(self) -> "Screen":
+        if self._keys is not None:
+            self._before = termios.tcgetattr(self._keys)
+            tty.setcbreak(self._keys)
+            now = termios.tcgetattr(self._keys)
+            now[_CONTROL_CHARACTERS][termios.VSUSP] = _NONE  # Ctrl-Z would leave it to the shell like this
+            termios.tcsetattr(self._keys, termios.TCSADRAIN, now)
+        self._write(_ENTER)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._write(_LEAVE)
+        if self._keys is not None:
+            termios.tcsetattr(self._keys, termios.TCSADRAIN, self._before)
+
+    @property
+    def height(self) -> int:
+        """Lines that there are."""
+        return shutil.get_terminal_size().lines
+
+    def draw(self, lines: Sequence[str]) -> None:
+        """Show these instead of what is there; what is too long is cut off."""
+        width, height = shutil.get_terminal_size()
+        text = "\n".join(line[:width] + _END_OF_LINE for line in lines[:height])
+        self._write(_HOME + text + _REST)
+
+    def wait_for_key(self, key: str, seconds: float) -> bool:
+        """Whether it was typed within so many seconds, or nobody can type any more."""
+        keys = [] if self._keys is None else [self._keys]
+        ready, _, _ = select.select(keys, [], [], seconds)
+        if not ready:
+            return False
+        typed = os.read(ready[0], 100).decode(errors="replace")
+        return not typed or key in typed.lower()
+
+    def _write(self, text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+_KINDS = ("network", "router")
+_MOST_REQUESTS = 1000  # that are looked through for slow ones
+_SLOWEST = 5
+_LONGEST_PATH = 60
+
+_PLACE = "{:>7} {:>5} {:>6} {:>8} {:>8} {:>8}  {:<44}  {}"
+_PLACE_HEADING = _PLACE.format(
+    "REQ/S", "4XX", "FAILED", "P50", "P99", "TOTAL", "NETWORK OR ROUTER", "PIPELINE"
+)
+_REQUEST = "{:>9} {:>6}  {:<8}  {:<15}  {:<60}  {}"
+_REQUEST_HEADING = _REQUEST.format("TOOK", "STATUS", "TIME", "ADDRESS", "SLOWEST REQUESTS", "REQUEST ID")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """All that the API says at one time; of each place the pipeline that is nearest to the guest."""
+
+    at: float  # epoch seconds
+    places: Mapping[tuple[str, str], Counters]  # by kind and id
+    bounds: Sequence[float]
+    requests: Sequence[Mapping[str, Any]]
+    silent: Sequence[Mapping[str, Any]]
+
+
+def look(api: Api) -> Look:
+    """Ask the API."""
+    pages = {kind: list(api.pages(f"{kind}s")) for kind in _KINDS}
+    places = {
+        (kind, place["id"]): counters(place["pipelines"])[0]
+        for kind in _KINDS
+        for page in pages[kind]
+        for place in page[f"{kind}s"]
+        if place["pipelines"]
+    }
+    first = pages["network"][0]
+    requests = api.get("/v1/requests", limit=_MOST_REQUESTS)["requests"]
+    return Look(time.time(), places, first["bounds"], requests, first["silent"])
+
+
+def view(now: Look, before: Look | None) -> dict[str, Any]:
+    """What happened between two looks, or all so far; the busiest places first. Durations are seconds."""
+    since = before.at if before else 0.0
+    places = [_place(kind, id_, one, now, before) for (kind, id_), one in now.places.items()]
+    places.sort(key=lambda place: (-place["rate"], -place["total"], place["id"]))
+    return {
+        "time": round(now.at, 3),
+        "over": round(now.at - before.at, 3) if before else None,
+        "networks": [place for place in places if place["kind"] == "network"],
+        "routers": [place for place in places if place["kind"] == "router"],
+        "slowest": _slowest(request for request in now.requests if seconds_of(request["time"]) >= since),
+        "silent": now.silent,
+    }
+
+
+def _place(kind: str, id_: str, total: Counters, now: Look, before: Look | None) -> dict[str, Any]:
+    added = total.since(before.places.get((kind, id_)) if before else None)
+    over = now.at - (before.at if before else total.first)
+    return {
+        "kind": kind,
+        "id": id_,
+        "pipeline": total.pipeline,
+        "rate": round(added.requests / max(over, 1.0), 2),
+        "requests": added.requests,
+        "refused": added.refused,
+        "failed": added.failed,
+        "p50": added.within(now.bounds, 0.5),
+        "p99": added.within(now.bounds, 0.99),
+        "total": total.requests,
+    }
+
+
+def _slowest(requests: Iterator[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Each once: of the pipelines that it passed, the one in which it took longest saw all of it."""
+    slowest: dict[str, Mapping[str, Any]] = {}
+    for request in sorted(requests, key=lambda request: -request["seconds"]):
+        slowest.setdefault(request["request_id"], request)
+        if len(slowest) == _SLOWEST:
+            break
+    return list(slowest.values())
+
+
+# --- as text ----------------------------------------------------------------------------
+
+
+def lines(shown: Mapping[str, Any], height: int | None = None) -> list[str]:
+    """A view as lines, at most `height` of them; what is left out is said."""
+    slow = [_REQUEST_HEADING, *map(_request, shown["slowest"])]
+    places = [*shown["networks"], *shown["routers"]]
+    places.sort(key=lambda place: (-place["rate"], -place["total"]))
+    room = len(places) if height is None else max(height - len(slow) - 5, 1)
+    left_out = [f"... and {len(places) - room} more"] if len(places) > room else []
+    table = [_PLACE_HEADING, *map(_line, places[:room]), *left_out]
+    silent = [f"without {one['pipeline']} {one['pid']}: {one['problem']}" for one in shown["silent"]]
+    return [_summary(shown, places), *silent, "", *table, "", *slow][:height]
+
+
+def _summary(shown: Mapping[str, Any], places: Sequence[Mapping[str, Any]]) -> str:
+    over = f"the last {shown['over']:.0f} s" if shown["over"] else "all so far"
+    sums = [sum(place[name] for place in places) for name in ("rate", "refused", "failed")]
+    return (
+        f"mdmw {clock(shown['time'])}, {over}: {sums[0]:.1f} requests/s, {sums[1]} refused (4xx), "
+        f"{sums[2]} failed; {len(shown['networks'])} networks, {len(shown['routers'])} routers"
+    )
+
+
+def _line(place: Mapping[str, Any]) -> str:
+    times = (duration(place["p50"]), duration(place["p99"]))
+    numbers = (f"{place['rate']:.1f}", place["refused"], place["failed"], *times, place["total"])
+    return _PLACE.format(*numbers, f"{place['kind']} {printable(place['id'])}", place["pipeline"])
+
+
+def _request(request: Mapping[str, Any]) -> str:
+    path = printable(f"{request['method']} {request['path']}")
+    return _REQUEST.format(
+        duration(request["seconds"]),
+        request["status"],
+        clock(seconds_of(request["time"])),
+        request["address"] or "-",
+        path if len(path) <= _LONGEST_PATH else f"{path[: _LONGEST_PATH - 3]}...",
+        request["request_id"],
+    )
+
 
 _OVER = 10.0  # seconds that figures are about
 

@@ -3,9 +3,16 @@
 The catalogue is the one place for the words of `doc/doctor.rst`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+import os
+import queue
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+from mdmw.errors import ConfigError, MdmwError
 
 Severity = Literal["fault", "warning"]
 
@@ -160,3 +167,82 @@ def _explains(cause: Finding, other: Finding) -> bool:
         return False
     same = not cause.namespace or not other.namespace or cause.namespace == other.namespace
     return same and other.kind in KINDS[cause.kind].explains
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """`checked`: what was looked at; `left_out`: what could not be, and why."""
+
+    findings: list[Finding] = field(default_factory=list)
+    checked: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    def omit(self, undone: Mapping[str, str]) -> None:
+        """What was not done, and why."""
+        self.left_out.extend(f"{name}: {why}" for name, why in undone.items())
+
+    def read(self, read: Callable[[], T], otherwise: T) -> T:
+        """What `read` returns; a file that cannot be used is a finding, and the walk goes on."""
+        try:
+            return read()
+        except ConfigError as error:
+            if os.geteuid():  # it may be readable by root alone
+                self.left_out.append(str(error))
+                return otherwise
+            where, _, what = str(error).partition(": ")
+            mend = ("mdmw check", "# and what the daemon says of it: journalctl -u 'mdmw*' -n 20")
+            self.findings.append(Finding("configuration", where, what or where, "it was read", mend))
+            return otherwise
+
+
+#: What a task may raise: that it could not be done is then all there is to say.
+_EXPECTED = (MdmwError, OSError, subprocess.SubprocessError)
+
+
+def together(tasks: Mapping[str, Callable[[], None]], end: float, most: int = 16) -> dict[str, str]:
+    """Do the tasks by `end` (of `time.monotonic`), up to `most` at a time; those not done, and why.
+
+    What takes longer goes on in threads that nobody waits for; the process may end meanwhile.
+    """
+    waiting = queue.SimpleQueue[str]()
+    done = queue.SimpleQueue[tuple[str, Exception | None]]()
+    for name in tasks:
+        waiting.put(name)
+
+    def work() -> None:
+        while True:
+            try:
+                name = waiting.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                tasks[name]()
+            except Exception as error:
+                done.put((name, error))
+            else:
+                done.put((name, None))
+
+    for _ in range(min(most, len(tasks))):
+        threading.Thread(target=work, daemon=True).start()
+    return _outcome(dict.fromkeys(tasks, "no time was left"), done, end)
+
+
+def _outcome(
+    left: dict[str, str], done: "queue.SimpleQueue[tuple[str, Exception | None]]", end: float
+) -> dict[str, str]:
+    problems = {}
+    while left:
+        try:
+            name, error = done.get(timeout=max(end - time.monotonic(), 0))
+        except queue.Empty:
+            break
+        del left[name]
+        if error:
+            why = " ".join(str(error).split())
+            # A defect of one part must not keep from an operator what the others found.
+            is_expected = isinstance(error, _EXPECTED)
+            problems[name] = why if is_expected else f"a defect of mdmw: {type(error).__name__}: {why}"
+    return problems | left

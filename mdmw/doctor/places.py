@@ -2,17 +2,22 @@
 
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mdmw.doctor import deployment
 from mdmw.doctor.deployment import Asked, Daemon
-from mdmw.node import present
+from mdmw.doctor.findings import Finding, Notes
+from mdmw.errors import Unavailable
+from mdmw.node import network_state, settings
 from mdmw.node.channel import to_bind, to_scope
 from mdmw.node.namespaces import Bind
-from mdmw.node.plan import METADATA_PORT, DhcpPlan, Plan, RouterPlan
-from mdmw.node.wanted import Places, Wanted, wanted
+from mdmw.node.plan import METADATA_PORT, DhcpPlan, Plan, RouterPlan, plan
+from mdmw.node.programs import Places, Wanted, wanted
+from mdmw.node.settings import Node
 from mdmw.records import METADATA_ADDRESS, Scope, is_uuid
+from mdmw.wsgi.pipelines import Stage
 
 _BIND = re.compile(r"\s*bind\s+(\S*):([0-9]+)(?:\s+interface\s+(\S+))?")
 _ID = re.compile(
@@ -112,7 +117,7 @@ def merged(found: Iterable[Place]) -> list[Place]:
     return sorted(by_key.values(), key=lambda one: (one.namespace, one.scope.id))
 
 
-def chosen(found: list[Place], asked: Asked, metadata_port: int) -> list[Place]:
+def choose_places(found: list[Place], asked: Asked, metadata_port: int) -> list[Place]:
     """Those that the question is about."""
     if asked.scope:
         wanted_id = asked.scope.id
@@ -132,7 +137,7 @@ def _asked_for(scope: Scope, metadata_port: int) -> Place:
 def _has_subnet(namespace: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     """A namespace that is not there may have it."""
     try:
-        devices = present.inside(namespace, present.devices)
+        devices = network_state.inside(namespace, network_state.devices)
     except OSError:
         return True
     return any(
@@ -140,3 +145,75 @@ def _has_subnet(namespace: str, address: ipaddress.IPv4Address | ipaddress.IPv6A
         for device in devices.values()
         for one in device.addresses
     )
+
+
+_PLAN_WITHIN = "0.8"  # seconds
+_METADATA_PORT = 9697
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """`stages`: the pipeline that asks Nova or answers itself; `sockets`: of the agents in between."""
+
+    asked: Asked
+    node: Daemon
+    plan: Node | None
+    places: Sequence[Place]
+    stages: Sequence[Stage]
+    sockets: Sequence[Path]
+    written: Sequence[Written]
+    state_path: Path
+
+
+def scene(asked: Asked, is_root: bool, notes: Notes) -> Scene:
+    """Look around."""
+    node = deployment.daemon(asked) if is_root else Daemon("absent")
+    files = deployment.neutron_files(asked)
+    neutron = notes.read(lambda: deployment.neutron_settings(files), deployment.neutron_settings(()))
+    written = list(written_by_neutron(Path(neutron.state_path))) if is_root else []
+    nothing: list[Stage] = []
+    of_node = notes.read(lambda: deployment.stages_of_node(node), nothing) if node.state != "absent" else []
+    nowhere: list[Path] = []
+    sockets = notes.read(lambda: deployment.agent_sockets(of_node), nowhere)
+    if node.state == "absent":
+        named = Path(neutron.metadata_proxy_socket)
+        sockets = [one.agent for one in written if one.agent] or ([named] if files or named.exists() else [])
+    agent = deployment.peer(sockets[0]) if sockets else None
+    stages = notes.read(lambda: deployment.last_stages(asked, of_node, agent), nothing)
+    planned = _planned(node, notes)
+    port = planned.options.metadata_port if planned else _METADATA_PORT
+    found = [
+        *(of_plan(known, planned.places) if planned and (known := _plan(planned, notes)) else ()),
+        *of_daemon(node),
+        *(one.place for one in written),
+    ]
+    chosen = choose_places(merged(found), asked, port) if is_root else []
+    if is_root and not chosen:
+        notes.left_out.append("namespaces: nothing says that one is served here; name it with --network")
+    return Scene(
+        asked,
+        node,
+        planned,
+        chosen,
+        stages,
+        list(dict.fromkeys(sockets)),
+        written,
+        Path(neutron.state_path),
+    )
+
+
+def _planned(node: Daemon, notes: Notes) -> Node | None:
+    if not node.source:
+        return None
+    soon = {"neutron_timeout": _PLAN_WITHIN, "neutron_total_timeout": _PLAN_WITHIN}
+    return notes.read(lambda: settings.load({**node.source, **soon}), None)
+
+
+def _plan(planned: Node, notes: Notes) -> Plan | None:
+    try:
+        return notes.read(lambda: plan(planned.view(), planned.options), None)
+    except Unavailable as error:
+        kind = "keystone" if str(error).startswith("Keystone") else "neutron"
+        mend = ("openstack port list --limit 1",)
+        notes.findings.append(Finding(kind, "the plan of mdmw-node", str(error), "mdmw node plan", mend))
+        return None

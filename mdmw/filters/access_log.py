@@ -13,11 +13,9 @@ from types import SimpleNamespace
 
 from oslo_config import cfg
 
-from mdmw.boundary.base import App
-from mdmw.boundary.observer import Observed
-from mdmw.observe.appending import AppendedFile, to_stderr
-from mdmw.observe.batch import Losses
-from mdmw.observe.lines import JSON, TEXT, Form, Lines
+from mdmw.boundary.stage import App
+from mdmw.observe.access_log import JSON, TEXT, AppendedFile, Form, Lines, to_stderr
+from mdmw.observe.background import Losses, Observed
 from mdmw.options import load, refuse
 
 OPTIONS = [

@@ -13,12 +13,12 @@ from types import SimpleNamespace
 from oslo_config import cfg
 
 from mdmw import wire
-from mdmw.boundary.base import App, Either, Terminal
 from mdmw.boundary.body import read_body
-from mdmw.boundary.hops import answered, onward
+from mdmw.boundary.relay import Relayed
+from mdmw.boundary.stage import App, Either, Terminal
 from mdmw.errors import PipelineError
-from mdmw.filters.relayed import Relayed
-from mdmw.observe.checks import provide_check
+from mdmw.observe.introspection import provide_check
+from mdmw.observe.journal import next_hop_headers, take_answer_id
 from mdmw.options import load, refuse
 from mdmw.records import SOURCE, Environ, Source
 from mdmw.signing import RELAY_SECRET, Signer, relay_signer, secret_options
@@ -70,8 +70,8 @@ class AgentForward(Terminal):
         headers = [*wire.to_agent(environ), *wire.source_headers(environ[SOURCE], self._legacy_headers)]
         if self._signer:
             headers.append(_signature(self._signer, method, target, environ[SOURCE]))
-        answer = self._upstream.exchange(method, target, [*headers, *onward(environ)], body)
-        answered(answer.headers, environ)
+        answer = self._upstream.exchange(method, target, [*headers, *next_hop_headers(environ)], body)
+        take_answer_id(answer.headers, environ)
         return Relayed(answer, wire.from_agent(answer.headers))
 
 

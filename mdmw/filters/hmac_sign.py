@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 from oslo_config import cfg
 
 from mdmw import wire
-from mdmw.boundary.base import App, Filter
+from mdmw.boundary.stage import App, Filter
 from mdmw.errors import PipelineError
 from mdmw.options import load, refuse
 from mdmw.records import INSTANCE, PROOFS, SOURCE, Environ, Instance, Proof

@@ -15,9 +15,9 @@ from urllib.parse import unquote
 from oslo_config import cfg
 
 from mdmw import wire
-from mdmw.boundary.base import App, Filter
-from mdmw.boundary.hops import take_over
+from mdmw.boundary.stage import App, Filter
 from mdmw.errors import BadRequest, Refused
+from mdmw.observe.journal import trust_hop
 from mdmw.options import load, refuse
 from mdmw.records import INSTANCE, SOURCE, Environ, Instance, Scope, Source, is_uuid, normalise_address
 from mdmw.signing import Signer, nova_secret_options, nova_signer
@@ -57,7 +57,7 @@ class HmacVerify(Filter):
             wire.check_request(environ, self._max_target, self._max_headers)
             if not _is_root(wire.request_target(environ)):
                 self._verify(environ)
-                take_over(environ)
+                trust_hop(environ)
         finally:
             wire.strip(environ)
 

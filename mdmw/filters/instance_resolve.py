@@ -14,12 +14,12 @@ from types import SimpleNamespace
 
 from oslo_config import cfg
 
-from mdmw.boundary.base import App, Filter
+from mdmw.boundary.stage import App, Filter
 from mdmw.errors import ConfigError, PipelineError
 from mdmw.filters.second_look import REMEMBERED, SecondLook
 from mdmw.options import Settings, load, place_of, refuse
 from mdmw.records import INSTANCE, SOURCE, Environ
-from mdmw.resolvers import cache_options
+from mdmw.resolvers import caching
 from mdmw.resolvers.caching import Caching
 from mdmw.resolvers.contract import Resolver, find
 from mdmw.resolvers.questions import provide_questions
@@ -30,7 +30,7 @@ OPTIONS = [
         default="inventory",
         help="Entry point of the group mdmw.resolvers; its own options go into this section too.",
     ),
-    *cache_options.OPTIONS,
+    *caching.OPTIONS,
 ]
 _SAFE_METHODS = ("GET", "HEAD")
 
@@ -69,7 +69,7 @@ def make_resolver(global_conf: Mapping[str, str], local_conf: Mapping[str, str])
     """The resolver that a section names, with its options, behind a cache; raises `ConfigError`."""
     kind, settings = load_section(global_conf, local_conf)
     try:
-        return cache_options.cached(kind(settings), settings)
+        return caching.cached(kind(settings), settings)
     except ConfigError as error:
         if str(error).startswith(settings.place):
             raise

@@ -16,13 +16,12 @@ from typing import Any
 
 from oslo_config import cfg
 
-from mdmw.boundary.base import App
-from mdmw.boundary.observer import Observed, flush
+from mdmw.boundary.stage import App
 from mdmw.errors import BadRequest
-from mdmw.observe.checks import checks
-from mdmw.observe.desk import Desk, provide
-from mdmw.observe.recording import Journal
-from mdmw.observe.tally import Tally
+from mdmw.observe.background import Observed, flush
+from mdmw.observe.counters import Tally
+from mdmw.observe.introspection import Desk, checks, provide
+from mdmw.observe.journal import Journal
 from mdmw.options import PIPELINE, load
 
 OPTIONS = [

@@ -10,10 +10,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from mdmw.boundary.base import App
-from mdmw.boundary.observer import Observed
-from mdmw.observe.meter_files import METRICS_DIR
-from mdmw.observe.meters import Meters
+from mdmw.boundary.stage import App
+from mdmw.observe.background import Observed
+from mdmw.observe.metrics import METRICS_DIR, Meters
 from mdmw.options import PIPELINE, load
 
 OPTIONS = [METRICS_DIR]

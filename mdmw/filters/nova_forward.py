@@ -13,14 +13,12 @@ from typing import Any
 from oslo_config import cfg
 
 from mdmw import wire
-from mdmw.boundary.answers import of_status
-from mdmw.boundary.base import App, Either, Terminal
 from mdmw.boundary.body import read_body
-from mdmw.boundary.hops import onward
+from mdmw.boundary.relay import Relayed, admit_encoding
+from mdmw.boundary.stage import App, Either, Terminal, of_status
 from mdmw.errors import BackendError, PipelineError, Refused
-from mdmw.filters.relayed import Relayed, admit_encoding
-from mdmw.observe.checks import provide_check
-from mdmw.observe.journal import SECOND_PROOF, note
+from mdmw.observe.introspection import provide_check
+from mdmw.observe.journal import SECOND_PROOF, next_hop_headers, note
 from mdmw.options import load, refuse
 from mdmw.records import INSTANCE, PROOFS, SOURCE, Environ
 from mdmw.upstream.address import Address, parse_address
@@ -72,7 +70,7 @@ class NovaForward(Terminal):
         method = environ["REQUEST_METHOD"]
         target = wire.request_target(environ)
         body = read_body(environ, self._max_body)
-        headers = [*wire.to_nova(environ), *onward(environ)]
+        headers = [*wire.to_nova(environ), *next_hop_headers(environ)]
         deadline = self._upstream.deadline()
         first, *others = environ[PROOFS]
         answer = self._upstream.exchange(method, target, [*headers, *first], body, deadline)

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
-from mdmw.boundary.answers import answer
-from mdmw.boundary.base import App, StartResponse
+from mdmw.boundary.stage import App, StartResponse, answer
 from mdmw.errors import Unavailable
 from mdmw.records import INSTANCE, SOURCE, Environ, Instance
 from mdmw.resolvers.caching import Answer, Caching

@@ -20,12 +20,10 @@ from types import SimpleNamespace
 from oslo_config import cfg
 
 from mdmw import wire
-from mdmw.boundary.base import App, Filter
-from mdmw.boundary.hops import take_over
+from mdmw.boundary.peer import LISTENER_MAC, LISTENER_SCOPE, listener_keys, neighbour_mac
+from mdmw.boundary.stage import App, Filter
 from mdmw.errors import BadRequest, ConfigError, Contradiction, Unavailable
-from mdmw.filters.listener import LISTENER_MAC, LISTENER_SCOPE, listener_keys
-from mdmw.filters.neighbours import neighbour_mac
-from mdmw.observe.journal import FORGED, note
+from mdmw.observe.journal import FORGED, note, trust_hop
 from mdmw.options import load, refuse
 from mdmw.records import SOURCE, Environ, Scope, Source, is_uuid, normalise_address
 from mdmw.reloading import ReloadingFile
@@ -204,7 +202,7 @@ class Relay:
         if signs:
             self._check_signature(environ, source)
         if signs or self._trust_client_mac:
-            take_over(environ)
+            trust_hop(environ)
         return source
 
     def _check_peer(self, peer: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:

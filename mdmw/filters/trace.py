@@ -12,12 +12,10 @@ from typing import Any
 
 from oslo_config import cfg
 
-from mdmw.boundary.base import App, StartResponse
-from mdmw.boundary.observer import Observed
+from mdmw.boundary.stage import App, StartResponse
 from mdmw.errors import ConfigError
-from mdmw.observe.batch import Batch
-from mdmw.observe.recording import Journal
-from mdmw.observe.trace_context import TraceContext
+from mdmw.observe.background import Batch, Observed
+from mdmw.observe.journal import Journal, TraceContext
 from mdmw.options import PIPELINE, load
 from mdmw.records import JOURNAL, Environ
 

@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from mdmw.checked_yaml import At, Node, document
 from mdmw.errors import ConfigError
-from mdmw.inventory import entries, whole
-from mdmw.inventory.document import Entry, of_entry
+from mdmw.inventory import entries
+from mdmw.inventory.entries import Entry, check_inventory, of_entry
 from mdmw.inventory.values import Inventory
 
 Kind = Literal["networks", "routers", "instances"]
@@ -164,7 +164,7 @@ class Contents:
         self._parsed = parsed
         of_kinds: dict[str, Any] = {kind: tuple(found) for kind, found in entries.items()}
         inventory = Inventory(**of_kinds)
-        whole.check(inventory, places_in(inventory))
+        check_inventory(inventory, places_in(inventory))
         return inventory
 
 

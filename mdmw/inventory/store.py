@@ -8,20 +8,113 @@ import dataclasses
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from mdmw import checked_yaml
 from mdmw.errors import BadRequest, ConfigError, Conflict, NotFound, Outdated, Unavailable
-from mdmw.inventory import changes, sqlite, whole
-from mdmw.inventory.changes import Caller, Change
-from mdmw.inventory.document import Entry, of_entry
+from mdmw.inventory import sqlite
+from mdmw.inventory.entries import Entry, check_inventory, of_entry
 from mdmw.inventory.sqlite import KINDS, Contents, Kind, last_change, places_in
 from mdmw.inventory.values import Inventory
 from mdmw.records import is_uuid
+
+_LARGEST = 2**63 - 1  # that SQLite knows
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks for a change: a user's name, or for example "uid 0 on the socket"."""
+
+    name: str
+    user_id: str = ""
+    project_id: str = ""
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What was done to a resource: `action` is create, replace or delete.
+
+    `fields` are the names of the keys of its document that are not as they were before.
+    """
+
+    number: int
+    time: datetime
+    caller: Caller
+    action: str
+    kind: Kind
+    id: str
+    old_version: int | None
+    new_version: int | None
+    fields: tuple[str, ...]
+
+
+def record(
+    database: sqlite3.Connection,
+    caller: Caller,
+    action: str,
+    kind: Kind,
+    id: str,
+    old_version: int | None,
+    fields: Sequence[str],
+) -> int:
+    """Write a change down; its number, which is the new version of the resource."""
+    cursor = database.execute(
+        "INSERT INTO changes"
+        " (time, name, user_id, project_id, request_id, action, kind, id, old_version, fields)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            time.time(),
+            caller.name,
+            caller.user_id,
+            caller.project_id,
+            caller.request_id,
+            action,
+            kind,
+            id,
+            old_version,
+            json.dumps(fields),
+        ),
+    )
+    return cursor.lastrowid or 0
+
+
+def forget(database: sqlite3.Connection, age: float) -> None:
+    """Drop the changes that are older, in seconds."""
+    database.execute("DELETE FROM changes WHERE time < ?", (time.time() - age,))
+
+
+def newest(
+    database: sqlite3.Connection, limit: int, before: int | None, kind: Kind | None, id: str | None
+) -> list[Change]:
+    """Up to `limit` changes, the newest first; before the one with a number, of one kind, of one id."""
+    rows = database.execute(
+        "SELECT * FROM changes WHERE (?1 IS NULL OR number < ?1) AND (?2 IS NULL OR kind = ?2)"
+        " AND (?3 IS NULL OR id = ?3) ORDER BY number DESC LIMIT ?4",
+        (None if before is None else max(0, min(before, _LARGEST)), kind, id, limit),
+    )
+    return [_change(row) for row in rows]
+
+
+def _change(row: sqlite3.Row) -> Change:
+    return Change(
+        number=row["number"],
+        time=datetime.fromtimestamp(row["time"], UTC),
+        caller=Caller(row["name"], row["user_id"], row["project_id"], row["request_id"]),
+        action=row["action"],
+        kind=row["kind"],
+        id=row["id"],
+        old_version=row["old_version"],
+        new_version=None if row["action"] == "delete" else row["number"],
+        fields=tuple(json.loads(row["fields"])),
+    )
+
 
 __all__ = ["Caller", "Change", "InventoryStore", "Kind", "Resource"]
 
@@ -130,7 +223,7 @@ class InventoryStore:
         if id is not None and not is_uuid(id):
             return []
         with self._reading() as database:
-            return changes.newest(database, limit, before, kind, id)
+            return newest(database, limit, before, kind, id)
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -147,7 +240,7 @@ class InventoryStore:
             with self._lock, sqlite.writing(self._path) as database:
                 yield database, self._contents.read(database)
                 if self._retention:
-                    changes.forget(database, self._retention)
+                    forget(database, self._retention)
         except ConfigError as error:
             raise Unavailable(str(error)) from None
 
@@ -164,7 +257,7 @@ def _check_whole(inventory: Inventory, kind: Kind, entries: Iterable[Entry]) -> 
     of_kind: dict[str, Any] = {kind: tuple(entries)}
     changed = dataclasses.replace(inventory, **of_kind)
     try:
-        whole.check(changed, places_in(changed))
+        check_inventory(changed, places_in(changed))
     except ConfigError as error:
         raise Conflict(str(error)) from None
 
@@ -177,7 +270,7 @@ def _put(
     if old and not fields:
         return old
     action = "replace" if old else "create"
-    version = changes.record(database, caller, action, kind, entry.id, old.version if old else None, fields)
+    version = record(database, caller, action, kind, entry.id, old.version if old else None, fields)
     database.execute(
         "INSERT INTO resources (kind, id, version, document) VALUES (?, ?, ?, ?)"
         " ON CONFLICT DO UPDATE SET version = excluded.version, document = excluded.document",
@@ -188,7 +281,7 @@ def _put(
 
 def _remove(database: sqlite3.Connection, old: Resource, caller: Caller) -> None:
     fields = list(old.document)
-    changes.record(database, caller, "delete", old.kind, old.id, old.version, fields)
+    record(database, caller, "delete", old.kind, old.id, old.version, fields)
     database.execute("DELETE FROM resources WHERE kind = ? AND id = ?", (old.kind, old.id))
 
 

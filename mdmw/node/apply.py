@@ -36,10 +36,10 @@ from mdmw.node.actions import (
     StopProgram,
     WriteFile,
 )
+from mdmw.node.inspect import command_line, process_id
 from mdmw.node.namespaces import CommandError
-from mdmw.node.observe import command_line, process_id
-from mdmw.node.present import inside
-from mdmw.node.wanted import NONLOCAL_BIND, Places
+from mdmw.node.network_state import inside
+from mdmw.node.programs import NONLOCAL_BIND, Places
 
 _PATIENCE = 5.0  # seconds from SIGTERM to SIGKILL (P-13)
 _DIRECTORY, _FILE = 0o755, 0o644  # the programs read them as users of their own

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mdmw.errors import MdmwError
-from mdmw.node.channel import Channel, ChannelError, Ended, Message, enlarge
+from mdmw.node.channel import FROM_CONTROL, TO_CONTROL, Channel, ChannelError, Ended, Message, enlarge
 from mdmw.node.loop import Loop
-from mdmw.node.messages import FROM_CONTROL, TO_CONTROL
 
 LOG = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from mdmw.node.actions import Action
 from mdmw.node.difference import Difference, difference
+from mdmw.node.inspect import observe
 from mdmw.node.namespaces import CommandError
-from mdmw.node.observe import observe
 from mdmw.node.plan import Plan
-from mdmw.node.wanted import Places, Wanted, each_wanted, nothing_wanted
+from mdmw.node.programs import Places, Wanted, each_wanted, nothing_wanted
 
 LOG = logging.getLogger(__name__)
 

@@ -10,10 +10,9 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from mdmw.node.channel import Channel, ChannelError, pair
+from mdmw.identity import Identity
+from mdmw.node.channel import FROM_PRELOADER, FROM_WORKER, Channel, ChannelError, pair
 from mdmw.node.loop import Loop
-from mdmw.node.messages import FROM_PRELOADER, FROM_WORKER
-from mdmw.node.spawn import Identity
 from mdmw.records import Scope
 
 LOG = logging.getLogger(__name__)

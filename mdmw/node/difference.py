@@ -32,11 +32,10 @@ from mdmw.node.actions import (
     StopProgram,
     WriteFile,
 )
-from mdmw.node.dnsmasq import merged
-from mdmw.node.observe import Observed
+from mdmw.node.inspect import Observed
+from mdmw.node.network_state import Device
 from mdmw.node.plan import Wire
-from mdmw.node.present import Device
-from mdmw.node.wanted import Places, Wanted
+from mdmw.node.programs import Places, Wanted, merged
 from mdmw.records import METADATA_ADDRESS_V6
 
 #: Seconds after which the IPv6 metadata address is tried again that another node had.

@@ -10,7 +10,7 @@ from mdmw.errors import ConfigError
 from mdmw.inventory import values as file
 from mdmw.inventory.values import Inventory
 from mdmw.node.view import Bridge, Router, Subnet, View
-from mdmw.resolvers.matching import Port
+from mdmw.resolvers.contract import Port
 
 _NAMES = uuid.UUID("b4d4e8de-2f0a-5c0e-9a46-5d1d3c1f7e21")  # of the ids below, always the same
 _DHCP_OWNER = "network:dhcp"

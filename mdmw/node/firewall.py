@@ -11,7 +11,7 @@ from typing import TypeVar
 from mdmw.node.actions import Firewall
 from mdmw.node.namespaces import CommandError, run
 from mdmw.node.netlink import attributes, dump
-from mdmw.node.present import sysctl
+from mdmw.node.network_state import sysctl
 from mdmw.node.rules import TABLE, RouterRules, iptables, nftables, nftables_comments
 
 T = TypeVar("T")

@@ -18,17 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mdmw.identity import Identity
 from mdmw.node import namespaces
 from mdmw.node.attached import Attachment, Attachments
-from mdmw.node.channel import Message, to_bind, to_scope
+from mdmw.node.channel import MOST_PLACES, Message, to_bind, to_scope
 from mdmw.node.control import Absent, Caller, Control, ControlError, Session, called
 from mdmw.node.crew import Generation, Start, end_orphans
 from mdmw.node.listeners import PLAN, Listener, Listeners
 from mdmw.node.loop import Loop
-from mdmw.node.messages import MOST_PLACES
 from mdmw.node.namespaces import Bind
 from mdmw.node.planner import Planner
-from mdmw.node.spawn import Identity
 from mdmw.node.status import PlanState, Status
 from mdmw.node.supervisor import Supervisor
 from mdmw.node.upkeep import Upkeep

@@ -14,8 +14,8 @@ from pyroute2.iproute.linux import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from mdmw.node.namespaces import RUN_NETNS
+from mdmw.node.network_state import SYSCTLS, inside, is_whole
 from mdmw.node.plan import Wire
-from mdmw.node.present import SYSCTLS, inside, is_whole
 
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _ONLINK = 0x4  # linux/rtnetlink.h

@@ -15,9 +15,8 @@ from mdmw.errors import Unavailable
 from mdmw.node.ha_states import HaStates
 from mdmw.node.view import Router, Subnet, View
 from mdmw.records import is_uuid
-from mdmw.resolvers.matching import ROUTER_INTERFACE_OWNERS
-from mdmw.resolvers.pages import Query, items
-from mdmw.resolvers.ports import port_of
+from mdmw.resolvers.contract import ROUTER_INTERFACE_OWNERS
+from mdmw.resolvers.neutron import Query, items, port_of
 
 T = TypeVar("T")
 

@@ -7,10 +7,9 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from mdmw.node.channel import Channel, ChannelError, Message, Shape, pair
+from mdmw.node.channel import FROM_PLANNER, Channel, ChannelError, Message, Shape, pair
 from mdmw.node.crew import Start
 from mdmw.node.loop import Loop
-from mdmw.node.messages import FROM_PLANNER
 
 LOG = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from mdmw.node import namespaces
 from mdmw.node.actions import FIREWALLS
 from mdmw.node.ha_states import HaStates
 from mdmw.node.plan import Options
+from mdmw.node.programs import Places
 from mdmw.node.view import View
-from mdmw.node.wanted import Places
-from mdmw.resolvers import credential_options
+from mdmw.resolvers import keystone
 from mdmw.upstream.settings import limit_options, limits_of
 
 _LARGEST_MARK = 0xFFFF
@@ -49,7 +49,7 @@ _PLAN = [
 
 OPTIONS = [
     *_PLAN,
-    *credential_options.OPTIONS,
+    *keystone.OPTIONS,
     *limit_options("neutron", read_timeout=30.0, total_timeout=60.0),
     cfg.StrOpt(
         "host", default=socket.gethostname(), sample_default="<host name>", help="As Neutron's agents."
@@ -169,11 +169,9 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 def _of_neutron(settings: SimpleNamespace, ha_states: HaStates) -> Callable[[], View]:
     from mdmw.node.neutron_view import NeutronView
-    from mdmw.resolvers import credentials
-    from mdmw.resolvers.keystone import Keystone
-    from mdmw.resolvers.token_store import store_for
+    from mdmw.resolvers.keystone import Keystone, load_credentials, store_for
 
-    found = credentials.load(settings)
+    found = load_credentials(settings)
     limits = limits_of(settings, "neutron")
     keystone = Keystone(found, limits, store_for(found.plugin.get_cache_id(), settings.place))
     source = NeutronView(keystone.get, settings.host, ha_states)

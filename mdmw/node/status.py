@@ -14,8 +14,8 @@ from typing import Any
 
 from mdmw.node.listeners import Listener
 from mdmw.node.loop import Loop
+from mdmw.observe.background import Seldom
 from mdmw.observe.node_status import FILE, VERSION
-from mdmw.observe.seldom import Seldom
 
 LOG = logging.getLogger(__name__)
 

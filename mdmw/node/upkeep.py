@@ -11,10 +11,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mdmw.node.channel import Message, to_bind, to_scope
+from mdmw.node.channel import FROM_CONVERGE, Message, to_bind, to_scope
 from mdmw.node.crew import Start
 from mdmw.node.loop import Loop
-from mdmw.node.messages import FROM_CONVERGE
 from mdmw.node.namespaces import RUN_NETNS, Bind
 from mdmw.node.planner import Child
 from mdmw.records import Scope

@@ -6,7 +6,7 @@ Plain values. Lists of Neutron come in any order; `plan` sorts where order matte
 import ipaddress
 from dataclasses import dataclass, field
 
-from mdmw.resolvers.matching import Port
+from mdmw.resolvers.contract import Port
 
 
 @dataclass(frozen=True, slots=True)

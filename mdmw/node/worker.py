@@ -25,11 +25,10 @@ from gevent.pool import Group
 from gunicorn.config import Config
 from gunicorn.workers.base_async import AsyncWorker
 
-from mdmw.boundary.base import App, StartResponse
+from mdmw.boundary.peer import LISTENER_MAC, LISTENER_SCOPE
+from mdmw.boundary.stage import App, StartResponse
 from mdmw.errors import MdmwError
-from mdmw.filters.listener import LISTENER_MAC, LISTENER_SCOPE
-from mdmw.node.channel import Channel, ChannelError, to_scope
-from mdmw.node.messages import MOST_COUNTS, TO_WORKER
+from mdmw.node.channel import MOST_COUNTS, TO_WORKER, Channel, ChannelError, to_scope
 from mdmw.records import Environ, Scope
 from mdmw.wire import one_line
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdmw.observe.desk import SUFFIX
+from mdmw.observe.introspection import SUFFIX
 
 _LONGEST_ANSWER = 64 * 1024 * 1024
 _AT_ONCE = 256 * 1024

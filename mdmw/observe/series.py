@@ -4,9 +4,13 @@ The values of labels are from closed sets: names in the configuration, stages, o
 errors. Nothing that a guest says is in them, no address, id or path.
 """
 
+import threading
+import weakref
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, Protocol
 
 from mdmw import errors
 from mdmw.observe import journal
@@ -135,7 +139,7 @@ def stage_label(stage: str) -> str:
 
 
 def status_label(status: str) -> str:
-    """A class of `mdmw.observe.counting`; `none` when there was no answer."""
+    """A class of `mdmw.observe.counters`; `none` when there was no answer."""
     return "none" if status in ("0xx", "1xx") else status
 
 
@@ -155,3 +159,56 @@ def _kinds(kind: type[Exception]) -> list[type[Exception]]:
 
 def _snake(name: str) -> str:
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
+
+
+#: A series and the values of its labels.
+Name = tuple[Series, tuple[str, ...]]
+
+
+class Occupied(Protocol):
+    """Slots of an upstream, and those who wait for one."""
+
+    upstream: str
+    size: int
+
+    @property
+    def in_use(self) -> int:
+        """Slots that are taken."""
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+
+
+_lock = threading.Lock()
+_slots: "weakref.WeakSet[Occupied]" = weakref.WeakSet()
+_told: dict[Name, float] = {}
+
+
+def watch(slots: Occupied) -> None:
+    """Have `slots` in the numbers as long as they exist."""
+    with _lock:
+        _slots.add(slots)
+
+
+def certificate_expires(name: str, at: float) -> None:
+    """A certificate was loaded that is good until `at` (Unix time)."""
+    _told[CERTIFICATE, (name,)] = at
+
+
+def secret_written(name: str, at: float) -> None:
+    """A secret was loaded from a file that was written at `at` (Unix time)."""
+    _told[SECRET, (name,)] = at
+
+
+def read() -> Mapping[Name, float]:
+    """The numbers as they are now."""
+    with _lock:
+        watched = list(_slots)
+    numbers: defaultdict[Name, float] = defaultdict(float, _told)
+    for slots in watched:
+        label = (slots.upstream,)
+        numbers[SLOTS, label] += slots.size
+        numbers[SLOTS_IN_USE, label] += slots.in_use
+        numbers[WAITING, label] += slots.waiting
+    return numbers

@@ -15,10 +15,8 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from mdmw.observe.ids import new_span_id, new_trace_id
-from mdmw.observe.lines import path_of
-from mdmw.observe.recording import Journal
-from mdmw.observe.trace_context import TraceContext
+from mdmw.observe.access_log import path_of
+from mdmw.observe.journal import Journal, TraceContext, new_span_id, new_trace_id
 
 _AT_ONCE = 100  # requests in one export
 _NANOSECONDS = 1_000_000_000

@@ -10,7 +10,7 @@ from importlib import resources
 
 from webob import Response
 
-from mdmw.boundary.base import App, StartResponse
+from mdmw.boundary.stage import App, StartResponse
 from mdmw.options import load
 from mdmw.records import Environ
 

@@ -7,24 +7,58 @@ Place: on a listener of its own, never in a pipeline of guests; before `health`.
 """
 
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from oslo_config import cfg
 from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from mdmw.boundary.base import App, StartResponse, Terminal
+from mdmw.boundary.stage import App, StartResponse, Terminal
 from mdmw.errors import NotFound, Unavailable
 from mdmw.observe import node_status
-from mdmw.observe.meter_files import METRICS_DIR, collect
-from mdmw.observe.series import BUILD
-from mdmw.operations.node_series import gauge, node_series
+from mdmw.observe.metrics import METRICS_DIR, collect
+from mdmw.observe.node_status import NodeStatus
+from mdmw.observe.series import (
+    BUILD,
+    LISTENERS,
+    NAMESPACES,
+    NODE_START,
+    NODE_UP,
+    PLAN_APPLIED,
+    PLAN_ASKED,
+    PLAN_PROBLEMS,
+    Series,
+)
 from mdmw.options import load
 from mdmw.records import Environ
+
+
+def node_series(status: NodeStatus) -> Iterator[Metric]:
+    """Listeners, namespaces, and the plan if there is one."""
+    yield gauge(NODE_UP, ((), status.is_running))
+    yield gauge(NODE_START, ((), status.since))
+    kinds = Counter(listener.scope.kind for listener in status.listeners)
+    yield gauge(LISTENERS, (("network",), kinds["network"]), (("router",), kinds["router"]))
+    yield gauge(NAMESPACES, ((), len({listener.namespace for listener in status.listeners})))
+    if status.plan is not None:
+        yield gauge(PLAN_ASKED, ((), status.plan.asked_at))
+        yield gauge(PLAN_APPLIED, ((), status.plan.applied_at))
+        yield gauge(PLAN_PROBLEMS, ((), len(status.plan.problems)))
+
+
+def gauge(series: Series, *values: tuple[tuple[str, ...], float]) -> Metric:
+    """A gauge; each value has those of the labels before it."""
+    family = GaugeMetricFamily(series.name, series.help, labels=series.labels)
+    for labels, value in values:
+        family.add_metric(labels, value)
+    return family
+
 
 OPTIONS = [
     METRICS_DIR,

@@ -11,23 +11,113 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 from oslo_config import cfg
 
-from mdmw.errors import NotIdentified, Unavailable
+from mdmw.errors import ConfigError, NotIdentified, Unavailable
+from mdmw.observe.background import Seldom
 from mdmw.observe.journal import HIT, MISS, SNAPSHOT, STALE, note_cache
-from mdmw.observe.seldom import Seldom
+from mdmw.options import refuse
 from mdmw.records import Instance, Scope, Source
-from mdmw.resolvers.back_end import Absent, BackEnd
-from mdmw.resolvers.contract import Resolver
-from mdmw.resolvers.flight import Fact, Flights, Mark
-from mdmw.resolvers.matching import wanted_mac
-from mdmw.resolvers.prefetch import Prefetched, Snapshots
-from mdmw.resolvers.shared import Group, Shared
-from mdmw.resolvers.snapshot import Snapshot
+from mdmw.resolvers.back_end import Absent, BackEnd, Fact, Flights, Mark
+from mdmw.resolvers.contract import Resolver, Snapshot, wanted_mac
+from mdmw.resolvers.shared import SNAPSHOT_KEY, Group, Key, Shared, group_directory
+
+#: None when there are too many ports, `Absent` when the scope reaches nobody.
+Prefetched = Snapshot | Absent | None
+
+# Ports of all snapshots together, at about 1 KiB each.
+_MOST_PORTS = 100_000
+
+
+class Snapshots:
+    """Fetches snapshots, one flight for each scope, and keeps each for `keep` seconds.
+
+    `shared` is where other processes leave theirs; in a `group` of processes only one fetches.
+    """
+
+    def __init__(
+        self,
+        back_end: BackEnd,
+        keep: float,
+        shared: Shared | None = None,
+        group: Group | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._back_end = back_end
+        self._keep = keep
+        self._shared = shared
+        self._group = group
+        self._clock = clock
+        self._flights: Flights[Scope, Prefetched] = Flights()
+        self._lock = threading.Lock()
+        self._facts: dict[Scope, Fact[Prefetched]] = {}
+
+    def known(self, scope: Scope) -> Fact[Prefetched] | None:
+        """The newest one in this process, however old."""
+        return self._facts.get(scope)
+
+    def get(self, scope: Scope, since: float) -> Fact[Prefetched]:
+        """One with `as_of >= since`; raises `Unavailable`."""
+        return self._known_since(scope, since) or self._flights.share(
+            scope, since, lambda: self._known_since(scope, since) or self._fetch(scope, since)
+        )
+
+    def forget(self, scope: Scope | None) -> int:
+        """Drop the one of a scope, or all; how many there were. Answers that came from them count no more."""
+        with self._lock:
+            dropped = [fact for one, fact in self._facts.items() if scope in (None, one)]
+            self._facts = {one: fact for one, fact in self._facts.items() if scope not in (None, one)}
+        for fact in dropped:
+            fact.mark.replaced = True
+        return len(dropped)
+
+    def _known_since(self, scope: Scope, since: float) -> Fact[Prefetched] | None:
+        fact = self._facts.get(scope)
+        return fact if fact is not None and fact.as_of >= since else None
+
+    def _fetch(self, scope: Scope, since: float) -> Fact[Prefetched]:
+        key = (SNAPSHOT_KEY, scope.kind, scope.id)
+        with self._group.alone(key) if self._group else nullcontext():
+            fact = self._of_others(key, since) or self._ask(key, scope)
+        self._remember(scope, fact)
+        return fact
+
+    def _of_others(self, key: Key, since: float) -> Fact[Prefetched] | None:
+        shared = self._shared.snapshot(key, since) if self._shared else None
+        return None if shared is None else Fact(shared.value, shared.as_of)
+
+    def _ask(self, key: Key, scope: Scope) -> Fact[Prefetched]:
+        began = self._clock()
+        snapshot = self._back_end.snapshot(scope)
+        if self._shared and not isinstance(snapshot, Absent):
+            self._shared.save_snapshot(key, snapshot, began)
+        return Fact(snapshot, began)
+
+    def _remember(self, scope: Scope, fact: Fact[Prefetched]) -> None:
+        with self._lock:
+            limit = self._clock() - self._keep
+            kept = {s: f for s, f in self._facts.items() if s != scope and f.as_of >= limit}
+            kept[scope] = fact  # the newest is the last
+            excess = sum(map(_size, kept.values())) - _MOST_PORTS
+            for oldest in [*kept][:-1]:
+                if excess <= 0:
+                    break
+                excess -= _size(kept.pop(oldest))
+            replaced = self._facts.get(scope)
+            self._facts = kept
+        if replaced is not None:
+            replaced.mark.replaced = True
+
+
+def _size(fact: Fact[Prefetched]) -> int:
+    return len(fact.value.ports) if isinstance(fact.value, Snapshot) else 0
+
 
 LOG = logging.getLogger(__name__)
 
@@ -349,3 +439,165 @@ def _in_snapshot(snapshot: Snapshot | Absent, source: Source) -> Instance | Abse
 def _mac(source: Source) -> str | None:
     """The MAC in the address, or the one that was seen."""
     return wanted_mac(source) or source.mac
+
+
+_MEMORY, _MEMCACHED = "dogpile.cache.memory", "dogpile.cache.pymemcache"
+# What oslo.cache has, in Neutron's files; one client serves for every memcached.
+_OTHER_NAMES = {
+    "dogpile.cache.memcached": _MEMCACHED,
+    "dogpile.cache.bmemcached": _MEMCACHED,
+    "dogpile.cache.pylibmc": _MEMCACHED,
+    "oslo_cache.memcache_pool": _MEMCACHED,
+    "dogpile.cache.null": _MEMORY,
+    "dogpile.cache.memory_pickle": _MEMORY,
+    "oslo_cache.dict": _MEMORY,
+}
+_CLOCKS_DIFFER = 0.5  # seconds, between hosts that keep their time with NTP
+
+OPTIONS = [
+    cfg.BoolOpt(
+        "cache_enabled",
+        help="Remember who is who, instead of asking for each request. On, unless enabled is off in "
+        "the group [cache] of a config_file. A resolver that answers from memory is never cached.",
+    ),
+    cfg.FloatOpt(
+        "cache_expiration_time",
+        min=0,
+        help="Seconds that an identity is remembered; 10, unless the group [cache] of a config_file has an "
+        "expiration_time.",
+    ),
+    cfg.FloatOpt(
+        "cache_negative_time",
+        default=1.0,
+        min=0,
+        max=1,
+        help="Seconds for which it is remembered that an address is nobody's.",
+    ),
+    cfg.FloatOpt(
+        "cache_idle_time",
+        default=5.0,
+        min=0,
+        help="An address that was silent for so many seconds is looked up anew, since it may be another "
+        "guest's by now; not where the MAC was seen.",
+    ),
+    cfg.FloatOpt(
+        "cache_stale_if_error",
+        default=30.0,
+        min=0,
+        help="Seconds after its expiration for which an identity serves GET and HEAD while the resolver "
+        "cannot be asked.",
+    ),
+    cfg.IntOpt("cache_max_entries", default=10_000, min=100, help="Most answers that one process remembers."),
+    cfg.StrOpt(
+        "cache_backend",
+        choices=[
+            (_MEMORY, "each process remembers for itself, and with the worker processes of its server"),
+            (_MEMCACHED, "agents share answers through memcached as well; needs the extra mdmw[memcached]"),
+        ],
+        help="A dogpile.cache backend; memory, unless the group [cache] of a config_file names another.",
+    ),
+    cfg.MultiStrOpt(
+        "cache_backend_argument",
+        default=[],
+        help="NAME:VALUE for memcached. url: HOST:PORT, [IPV6]:PORT or the path of a unix socket, several "
+        "with commas (localhost:11211). socket_timeout: seconds (0.5).",
+    ),
+]
+
+_NEUTRON = [
+    cfg.BoolOpt("enabled"),
+    cfg.StrOpt("backend"),
+    cfg.FloatOpt("expiration_time", min=0),
+    cfg.MultiStrOpt("backend_argument", default=[]),
+    cfg.ListOpt("memcache_servers"),
+]
+
+
+def cached(resolver: Resolver, settings: SimpleNamespace) -> Resolver:
+    """`resolver` behind a cache, unless the options say no or it has no use for one; raises `ConfigError`."""
+    neutron = _of_neutron(settings)
+    enabled = _first(settings.cache_enabled, neutron.enabled, True)
+    if not enabled or getattr(resolver, "cheap", False):
+        return resolver
+    limits = Limits(
+        expiration=_first(settings.cache_expiration_time, neutron.expiration_time, 10.0),
+        negative=settings.cache_negative_time,
+        idle=settings.cache_idle_time,
+        stale=settings.cache_stale_if_error,
+        entries=settings.cache_max_entries,
+    )
+    keep = limits.expiration + limits.stale
+    group = _group(settings)
+    if _backend(settings, neutron) == _MEMCACHED:
+        shared = _through_memcached(settings, neutron, keep)
+    elif group:
+        shared = Shared("mdmw.directory", {"path": group.directory, "keep": keep}, time.monotonic)
+    else:
+        shared = None
+    return Caching(resolver, limits, shared, group)
+
+
+def _of_neutron(settings: SimpleNamespace) -> SimpleNamespace:
+    conf = settings.config.parse(settings.place, _NEUTRON, "cache")
+    values = {}
+    for opt in _NEUTRON:
+        try:
+            values[opt.dest] = conf.cache[opt.dest]
+        except (cfg.Error, ValueError):
+            where = ", ".join([*settings.config.files, *settings.config.directories])
+            raise ConfigError(
+                f"{settings.place}: {where}: option {opt.dest!r} in [cache]: the value is not allowed"
+            ) from None
+    return SimpleNamespace(**values)
+
+
+def _group(settings: SimpleNamespace) -> Group | None:
+    directory = group_directory(settings.place)
+    return None if directory is None else Group(directory)
+
+
+def _backend(settings: SimpleNamespace, neutron: SimpleNamespace) -> str:
+    if settings.cache_backend:
+        name = settings.cache_backend
+    else:
+        name = neutron.backend or _MEMORY
+        name = _OTHER_NAMES.get(name, name)
+        if name not in (_MEMORY, _MEMCACHED):
+            LOG.warning("%s: [cache] backend %s is not used; each process remembers", settings.place, name)
+            name = _MEMORY
+    if name == _MEMCACHED and find_spec("pymemcache") is None:
+        raise refuse(settings, "cache_backend", f"{name} needs pymemcache: install mdmw[memcached]")
+    return str(name)
+
+
+def _through_memcached(settings: SimpleNamespace, neutron: SimpleNamespace, keep: float) -> Shared:
+    given = settings.cache_backend_argument
+    pairs = [text.partition(":") for text in given or neutron.backend_argument]
+    arguments = {name.strip(): value.strip() for name, _, value in pairs}
+    if given and (unknown := sorted(set(arguments) - {"url", "socket_timeout"})):
+        raise refuse(
+            settings, "cache_backend_argument", f"{unknown[0]!r}: allowed are url and socket_timeout"
+        )
+    url = arguments.get("url")
+    servers = url.split(",") if url else neutron.memcache_servers or ["localhost:11211"]
+    try:
+        timeout = float(arguments.get("socket_timeout", "0.5"))
+    except ValueError:
+        timeout = 0.0
+    if not 0 < timeout <= 60:
+        raise refuse(settings, "cache_backend_argument", "socket_timeout is a number of seconds above 0")
+    urls = [_server(text.strip()) for text in servers]
+    final = {"url": urls, "timeout": timeout, "expire": int(keep) + 1}
+    try:
+        return Shared("mdmw.memcached", final, time.time, _CLOCKS_DIFFER)
+    except ValueError as error:
+        raise refuse(settings, "cache_backend_argument", f"url {', '.join(urls)}: {error}") from None
+
+
+def _server(text: str) -> str:
+    """oslo.cache writes `inet6:[::1]:11211` too."""
+    return text.removeprefix("inet6:").removeprefix("inet:")
+
+
+def _first(*values: Any) -> Any:
+    return next(value for value in values if value is not None)

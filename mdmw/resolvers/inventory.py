@@ -9,11 +9,11 @@ from typing import ClassVar
 from oslo_config import cfg
 
 from mdmw.errors import NotIdentified
-from mdmw.inventory import source as inventory_source
+from mdmw.inventory import file as inventory_source
 from mdmw.inventory.values import Guest, Inventory
 from mdmw.inventory.values import Port as InventoryPort
 from mdmw.records import Instance, Scope, Source
-from mdmw.resolvers.matching import Port, choose, wanted_mac
+from mdmw.resolvers.contract import Port, choose, wanted_mac
 
 _REMEMBERED = 16384  # sources
 

@@ -1,29 +1,165 @@
 """The resolver that asks Neutron's REST API, with the queries of spec 2.5."""
 
+import json
 import math
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from types import SimpleNamespace
-from typing import ClassVar
-from urllib.parse import quote, urlencode
+from typing import Any, ClassVar, Protocol
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 import requests
 from oslo_config import cfg
 
-from mdmw.errors import Unavailable
+from mdmw.errors import NotIdentified, Unavailable
 from mdmw.records import Instance, Scope, Source
-from mdmw.resolvers import credential_options, credentials
-from mdmw.resolvers.keystone import Keystone
-from mdmw.resolvers.matching import Port
-from mdmw.resolvers.pages import Query, items
-from mdmw.resolvers.ports import PortResolver, port_of
-from mdmw.resolvers.snapshot import Snapshot
-from mdmw.resolvers.token_store import store_for
+from mdmw.resolvers import keystone
+from mdmw.resolvers.contract import Port, Snapshot, choose, wanted_mac
+from mdmw.resolvers.keystone import Keystone, store_for
 from mdmw.upstream import transport
 from mdmw.upstream.settings import limit_options, limits_of
+
+_NO_ROUTER = "00000000-0000-0000-0000-000000000000"
+
+
+class PortQueries(Protocol):
+    """Where ports come from; every method raises `Unavailable` when that cannot be found out now.
+
+    `networks` is never empty: a query without networks would search everywhere (R-2).
+    """
+
+    def router_interfaces(self, router_id: str) -> Sequence[Port]:
+        """The ports of a router whose owner is one of `ROUTER_INTERFACE_OWNERS`."""
+
+    def by_address(self, networks: Sequence[str], address: str) -> Sequence[Port]:
+        """The ports on these networks with this fixed address."""
+
+    def by_mac(self, networks: Sequence[str], mac: str) -> Sequence[Port]:
+        """The ports on these networks with this MAC."""
+
+    def everything(self, networks: Sequence[str]) -> Sequence[Port] | None:
+        """All ports on these networks; None when they are too many to be fetched at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Where a scope extends: its networks, and for a router the subnets it is attached to."""
+
+    networks: tuple[str, ...]
+    subnets: frozenset[str] | None = None
+
+
+class PortResolver:
+    """A resolver over `PortQueries`; it can also fetch all that a scope reaches in one go."""
+
+    def __init__(self, queries: PortQueries) -> None:
+        self._queries = queries
+
+    def resolve(self, source: Source, *, fresh: bool = False) -> Instance:  # noqa: ARG002 - nothing is cached
+        """The one instance behind `source` (spec 2.1)."""
+        mac = wanted_mac(source)
+        reach = self._reach(source.scope)
+        if mac:
+            ports = self._queries.by_mac(reach.networks, mac)
+        else:
+            ports = self._queries.by_address(reach.networks, source.address)
+        return choose(ports, source, reach.subnets)
+
+    def snapshot(self, scope: Scope) -> Snapshot | None:
+        """All ports that `scope` reaches; None when they are too many."""
+        reach = self._reach(scope)
+        ports = self._queries.everything(reach.networks)
+        return None if ports is None else Snapshot(ports, reach.subnets)
+
+    def check(self) -> str:
+        """Ask Neutron for next to nothing; raises `Unavailable`."""
+        self._queries.router_interfaces(_NO_ROUTER)
+        return "Neutron answers"
+
+    def _reach(self, scope: Scope) -> Reach:
+        """R-1 and R-2: a router without interfaces reaches nobody."""
+        if scope.kind == "network":
+            return Reach((scope.id,))
+        interfaces = self._queries.router_interfaces(scope.id)
+        if not interfaces:
+            raise NotIdentified(f"{scope} has no interfaces")
+        networks = tuple(dict.fromkeys(port.network_id for port in interfaces))
+        return Reach(networks, frozenset(subnet for port in interfaces for _, subnet in port.fixed_ips))
+
+
+def port_of(fields: Mapping[str, Any]) -> Port:
+    """A port as Neutron describes it, in REST and in RPC; `Unavailable` for one that is not whole."""
+    try:
+        return Port(
+            id=_text(fields["id"]),
+            network_id=_text(fields["network_id"]),
+            mac=_text(fields.get("mac_address") or ""),
+            device_id=_text(fields.get("device_id") or ""),
+            device_owner=_text(fields.get("device_owner") or ""),
+            project_id=_text(fields.get("project_id") or fields.get("tenant_id") or ""),
+            fixed_ips=tuple(
+                (_text(fixed["ip_address"]), _text(fixed["subnet_id"])) for fixed in fields["fixed_ips"]
+            ),
+        )
+    except KeyError as error:
+        raise Unavailable(f"Neutron describes a port without {error}") from None
+    except (TypeError, AttributeError):
+        raise Unavailable("Neutron describes a port in a form that is unknown") from None
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+Query = list[tuple[str, str]]
+
+PAGE = 1000  # items
+MOST_PAGES = 200
+
+
+def items(kind: str, query: Query, fields: Sequence[str], page: Callable[[Query], bytes]) -> Iterator[Any]:
+    """All of a kind (`ports`) that a query is for; `page` fetches the body of one page.
+
+    Only the marker of a next link counts, so that it leads nowhere else. Raises `Unavailable` for what is
+    not such a list.
+    """
+    query = [*query, *(("fields", name) for name in fields), ("limit", str(PAGE))]
+    markers: list[str] = []
+    while len(markers) < MOST_PAGES:
+        found = _parsed(kind, page([*query, *(("marker", marker) for marker in markers[-1:])]))
+        yield from found[kind]
+        marker = _next_marker(kind, found)
+        if marker is None:
+            return
+        if marker in markers:
+            break
+        markers.append(marker)
+    raise Unavailable(f"Neutron: a list of {kind} that has no end ({len(markers)} pages)")
+
+
+def _parsed(kind: str, body: bytes) -> dict[str, Any]:
+    try:
+        page = json.loads(body)
+    except (ValueError, RecursionError):
+        page = None
+    if not isinstance(page, dict) or not isinstance(page.get(kind), list):
+        raise Unavailable(f"Neutron: an answer that is not a list of {kind}")
+    return page
+
+
+def _next_marker(kind: str, page: Mapping[str, Any]) -> str | None:
+    """Where the next page begins; None after the last one."""
+    try:
+        links = [link["href"] for link in page.get(f"{kind}_links") or () if link["rel"] == "next"]
+        return parse_qs(urlsplit(links[0]).query)["marker"][-1] if links else None
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise Unavailable("Neutron: a link to a next page that leads nowhere") from None
+
 
 #: The order is that of spec 2.5.
 _ROUTER_OWNERS = (
@@ -63,7 +199,7 @@ class NeutronResolver(PortResolver):
 
     contract_version = 1
     options: ClassVar[list[cfg.Opt]] = [
-        *credential_options.OPTIONS,
+        *keystone.OPTIONS,
         *limit_options("neutron", read_timeout=5.0, total_timeout=10.0),
         cfg.IntOpt(
             "prefetch_max_ports",
@@ -75,7 +211,7 @@ class NeutronResolver(PortResolver):
     ]
 
     def __init__(self, settings: SimpleNamespace) -> None:
-        found = credentials.load(settings)
+        found = keystone.load_credentials(settings)
         limits = limits_of(settings, "neutron")
         if found.timeout:
             limits = replace(limits, read_timeout=min(found.timeout, limits.total_timeout))

@@ -4,10 +4,8 @@ import time
 from typing import Any
 
 from mdmw.errors import BadRequest, NotFound, NotIdentified
-from mdmw.observe.checks import provide_check
-from mdmw.observe.desk import provide
-from mdmw.observe.journal import RESOLVER_CALL, kept
-from mdmw.observe.recording import Journal
+from mdmw.observe.introspection import provide, provide_check
+from mdmw.observe.journal import RESOLVER_CALL, Journal, kept
 from mdmw.records import Instance, Scope, Source, normalise_address, normalise_mac
 from mdmw.resolvers.back_end import Absent
 from mdmw.resolvers.caching import Caching

@@ -7,30 +7,61 @@ something else, is as good as none. Whatever happens to the region, the guest do
 import hashlib
 import json
 import logging
+import os
+import stat
+import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from dogpile.cache import make_region, register_backend
-from dogpile.cache.api import NO_VALUE
+from dogpile.cache.api import NO_VALUE, CacheBackend
 
-from mdmw.observe.seldom import Seldom
+from mdmw import locking
+from mdmw.errors import ConfigError, Unavailable
+from mdmw.observe.background import Seldom
 from mdmw.records import Instance, Scope
-from mdmw.resolvers.flight import PATIENCE, Fact
-from mdmw.resolvers.group import lock
-from mdmw.resolvers.matching import Port
-from mdmw.resolvers.snapshot import Snapshot
+from mdmw.resolvers.back_end import PATIENCE, Fact
+from mdmw.resolvers.contract import Port, Snapshot
+
+#: Environment variable, set by who starts the processes.
+GROUP_DIRECTORY = "MDMW_GROUP_DIR"
+
+
+def group_directory(place: str) -> Path | None:
+    """The directory, or None without one; `ConfigError` when others may read or write there."""
+    path = os.environ.get(GROUP_DIRECTORY)
+    if not path:
+        return None
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError as error:
+        raise ConfigError(f"{place}: {GROUP_DIRECTORY}: {path}: {error.strerror}") from None
+    if not stat.S_ISDIR(mode) or mode & 0o077:
+        raise ConfigError(
+            f"{place}: {GROUP_DIRECTORY}: {path} must be a directory of mode 0700, for only its owner"
+        )
+    return Path(path)
+
+
+def lock(descriptor: int, patience: float, why_not: str) -> None:
+    """Lock a file of the group; `Unavailable` when another process has it for `patience` seconds."""
+    try:
+        locking.lock(descriptor, patience)
+    except TimeoutError:
+        raise Unavailable(why_not) from None
+
 
 LOG = logging.getLogger(__name__)
 
 #: What an entry is about: always with kind and id of the scope.
 Key = tuple[str | None, ...]
-SNAPSHOT = "snapshot"  # before the scope in keys of snapshots
+SNAPSHOT_KEY = "snapshot"  # before the scope in keys of snapshots
 
-for _name in ("Memcached", "Directory"):
-    register_backend(f"mdmw.{_name.lower()}", f"mdmw.resolvers.{_name.lower()}", _name)  # type: ignore[no-untyped-call]  # dogpile
+for _name, _module in (("Memcached", "mdmw.resolvers.memcached"), ("Directory", __name__)):
+    register_backend(f"mdmw.{_name.lower()}", _module, _name)  # type: ignore[no-untyped-call]  # dogpile
 
 _PURGED = ("purged",)
 _FORMAT = 1  # goes up when entries of the old form can no longer be read
@@ -110,7 +141,7 @@ class Shared:
 
     def _is_purged(self, key: Key, as_of: float) -> bool:
         """Marks live as long as what they are about. Raises what reading an entry raises."""
-        scope = key[1:3] if key[0] == SNAPSHOT else key[:2]
+        scope = key[1:3] if key[0] == SNAPSHOT_KEY else key[:2]
         for mark in (_PURGED, (*_PURGED, *scope)):
             data = self._region.get(_text(mark), ignore_expiration=True)
             if data is not NO_VALUE and as_of <= json.loads(data)["as_of"] + self._margin:
@@ -207,3 +238,31 @@ def _texts(values: Any) -> list[str]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise TypeError("not a list of texts")
     return values
+
+
+class Directory(CacheBackend):
+    """A file for each key, replaced as a whole. Files that are older than `keep` seconds go.
+
+    Arguments: `path` and `keep`. Raises OSError.
+    """
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        self._path = Path(arguments["path"])
+        self._keep = arguments["keep"]
+
+    def get(self, key: str) -> Any:
+        try:
+            return (self._path / key).read_bytes()
+        except FileNotFoundError:
+            return NO_VALUE
+
+    def set(self, key: str, value: Any) -> None:
+        descriptor, temporary = tempfile.mkstemp(prefix="mdmw-", dir=self._path)
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor has no path
+            file.write(value)
+        Path(temporary).replace(self._path / key)
+        limit = time.time() - self._keep
+        for old in self._path.glob("mdmw-*"):
+            with suppress(FileNotFoundError):
+                if old.stat().st_mtime < limit:
+                    old.unlink()

@@ -21,8 +21,8 @@ from oslo_config import cfg
 
 from mdmw.errors import ConfigError, Unavailable
 from mdmw.options import load
-from mdmw.resolvers.group import GROUP_DIRECTORY
-from mdmw.resolvers.rpc import NeutronRpc
+from mdmw.resolvers.neutron_rpc import NeutronRpc
+from mdmw.resolvers.shared import GROUP_DIRECTORY
 
 LOG = logging.getLogger(__name__)
 

@@ -7,32 +7,136 @@ Answers: 200, 400, 401, 403, 404, 405, 409 for guests; 503 when the password sto
 Place: the end of a pipeline. "/" is answered to anybody, as Nova does.
 """
 
+import ipaddress
 import logging
+import posixpath
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import unquote
 
 from oslo_config import cfg
+from routes import Mapper
 
-from mdmw.boundary.base import App, Terminal
 from mdmw.boundary.body import read_body
+from mdmw.boundary.stage import App, Terminal
 from mdmw.errors import BadRequest, BodyTooLarge, Conflict, MethodNotAllowed, NotFound, PipelineError
-from mdmw.inventory import source as inventory_source
+from mdmw.inventory import file as inventory_source
 from mdmw.inventory.entries import MAX_PASSWORD
 from mdmw.inventory.values import Guest, Inventory
 from mdmw.options import load, refuse
 from mdmw.records import INSTANCE, SOURCE, Environ, Instance, Source
 from mdmw.reloading import Reloading
-from mdmw.responder import ec2_tree, openstack_tree, paths
-from mdmw.responder.library import Library
-from mdmw.responder.pages import JSON, TEXT, Page, lines
+from mdmw.responder import trees
+from mdmw.responder.documents import JSON, TEXT, Page, Pages, text_lines
 from mdmw.responder.passwords import IN_MEMORY, PasswordStore
-from mdmw.responder.paths import Place
 from mdmw.responder.tokens import Tokens
 from mdmw.signing import Signer, read_secrets, secret_options
 from mdmw.wire import request_target
+
+#: Resources, by the name of their route.
+EC2_VERSIONS = "ec2-versions"
+EC2 = "ec2"
+OPENSTACK_VERSIONS = "openstack-versions"
+OPENSTACK = "openstack"
+CONTENT = "content"
+PASSWORD = "password"  # noqa: S105 - the name of a resource
+TOKEN = "token"  # noqa: S105 - as above
+
+_TREES = ("ec2", "openstack")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a path names: a resource, and where they apply the version and the rest of the path."""
+
+    resource: str
+    version: str = ""
+    name: str = ""
+
+
+def normalise(target: str) -> str:
+    """The path of a request target, decoded once, without `//`, `.`, `..` and trailing `/` (E-1)."""
+    path = unquote(target.partition("?")[0], errors="surrogateescape")
+    return posixpath.normpath("/" + path.lstrip("/"))
+
+
+@lru_cache(maxsize=512)
+def find(path: str) -> Place | None:
+    """The place that a normalised path names, or None; whether it exists is the guest's affair."""
+    if "\n" in path:  # an expression of Routes ends in `$`, which also fits before a final newline
+        return None
+    if path.split("/", 2)[1] not in _TREES:
+        path = f"/ec2{path}" if path != "/" else "/ec2"
+    match = _MAPPER.match(path)
+    return Place(**match) if match else None
+
+
+def _connect() -> Mapper:
+    mapper = Mapper(explicit=True)
+    for resource, route in (
+        (EC2_VERSIONS, "/ec2"),
+        (TOKEN, "/ec2/latest/api/token"),
+        (EC2, "/ec2/{version}"),
+        (EC2, "/ec2/{version}/{name:.+}"),
+        (OPENSTACK_VERSIONS, "/openstack"),
+        (CONTENT, "/openstack/content/{name}"),
+        (PASSWORD, "/openstack/{version}/password"),
+        (OPENSTACK, "/openstack/{version}"),
+        (OPENSTACK, "/openstack/{version}/{name}"),
+    ):
+        mapper.connect(None, route, resource=resource)
+    mapper.create_regs()
+    return mapper
+
+
+_MAPPER = _connect()
+
+
+_KEPT = 4096  # trees; about 10 KiB each
+
+
+class Library:
+    """Belongs to one version of the inventory, so that what it keeps is never stale."""
+
+    def __init__(self, inventory: Inventory, dhcp_domain: str, network_data_type: str) -> None:
+        self._guests = {guest.id: guest for guest in inventory.instances}
+        self._networks = {network.id: network for network in inventory.networks}
+        self._domain = f".{dhcp_domain}" if dhcp_domain else ""
+        self._network_data_type = network_data_type
+        self._openstack = lru_cache(_KEPT)(self._make_openstack)
+        self._ec2 = lru_cache(_KEPT)(self._make_ec2)
+
+    def guest(self, instance_id: str) -> Guest | None:
+        """What is known of an instance."""
+        return self._guests.get(instance_id)
+
+    def openstack(self, guest: Guest, version: str) -> Pages:
+        """The pages below /openstack/<version>."""
+        return self._openstack(guest.id, version)
+
+    def ec2(self, guest: Guest, version: str, peer_address: str) -> Pages:
+        """The pages below /<version>; the peer's address stands in for a fixed IPv4 that is not there."""
+        return self._ec2(guest.id, version, _first_ipv4(guest) or peer_address)
+
+    def _make_openstack(self, guest_id: str, version: str) -> Pages:
+        guest = self._guests[guest_id]
+        return trees.openstack_pages(
+            guest, version, guest.hostname + self._domain, self._networks, self._network_data_type
+        )
+
+    def _make_ec2(self, guest_id: str, version: str, local_ipv4: str) -> Pages:
+        guest = self._guests[guest_id]
+        return trees.ec2_pages(guest, version, guest.hostname + self._domain, local_ipv4)
+
+
+def _first_ipv4(guest: Guest) -> str | None:
+    addresses = (address for port in guest.ports for address in port.addresses)
+    return next((address for address in addresses if ipaddress.ip_address(address).version == 4), None)
+
 
 LOG = logging.getLogger(__name__)
 
@@ -70,7 +174,7 @@ OPTIONS = [
 ]
 
 _READ = ("GET", "HEAD")
-_EC2_VERSIONS = lines(ec2_tree.VERSIONS)
+_EC2_VERSIONS = text_lines(trees.EC2_TREE_VERSIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,19 +205,19 @@ class Responder(Terminal):
         self._tokens = tokens
         self._today = today
         self._pages: dict[str, Callable[[_Request], Page | None]] = {
-            paths.EC2_VERSIONS: lambda _: _EC2_VERSIONS,
-            paths.EC2: self._ec2,
-            paths.OPENSTACK_VERSIONS: lambda _: lines((*self._listed(), openstack_tree.LATEST)),
-            paths.OPENSTACK: self._openstack,
-            paths.CONTENT: self._content,
-            paths.PASSWORD: self._password,
-            paths.TOKEN: self._token,
+            EC2_VERSIONS: lambda _: _EC2_VERSIONS,
+            EC2: self._ec2,
+            OPENSTACK_VERSIONS: lambda _: text_lines((*self._listed(), trees.LATEST)),
+            OPENSTACK: self._openstack,
+            CONTENT: self._content,
+            PASSWORD: self._password,
+            TOKEN: self._token,
         }
 
     def respond(self, environ: Environ) -> App:
         """The page at the request target."""
-        path = paths.normalise(request_target(environ))
-        place = paths.find(path)
+        path = normalise(request_target(environ))
+        place = find(path)
         _check_method(environ["REQUEST_METHOD"], place)
         if path == "/":
             return _EC2_VERSIONS
@@ -122,7 +226,7 @@ class Responder(Terminal):
         if library.guest(instance.id) is None:
             library = self._library.newest()  # it was identified, perhaps by a newer inventory
         guest = _guest(instance, library, place, environ["REQUEST_METHOD"])
-        if self._tokens and not (place and place.resource == paths.TOKEN):
+        if self._tokens and not (place and place.resource == TOKEN):
             self._tokens.check(environ, guest.id)
         page = place and self._pages[place.resource](_Request(environ, place, library, guest))
         if not page:
@@ -138,10 +242,10 @@ class Responder(Terminal):
         return pages.get(request.place.name)
 
     def _content(self, request: _Request) -> Page | None:
-        return openstack_tree.contents(request.guest).get(request.place.name)
+        return trees.openstack_contents(request.guest).get(request.place.name)
 
     def _password(self, request: _Request) -> Page | None:
-        if not openstack_tree.has_password(self._version(request)):
+        if not trees.has_password(self._version(request)):
             return None
         guest = request.guest
         if request.environ["REQUEST_METHOD"] == "POST":
@@ -167,18 +271,18 @@ class Responder(Terminal):
 
     def _version(self, request: _Request) -> str:
         version = request.place.version
-        return self._listed()[-1] if version == openstack_tree.LATEST else version
+        return self._listed()[-1] if version == trees.LATEST else version
 
     def _listed(self) -> tuple[str, ...]:
-        return openstack_tree.listed(self._today())
+        return trees.openstack_listing(self._today())
 
 
 def _check_method(method: str, place: Place | None) -> None:
     """E-4."""
     allowed: tuple[str, ...] = _READ
-    if place and place.resource == paths.PASSWORD:
+    if place and place.resource == PASSWORD:
         allowed = (*_READ, "POST")
-    elif place and place.resource == paths.TOKEN:
+    elif place and place.resource == TOKEN:
         allowed = (*_READ, "PUT")
     if method not in allowed:
         raise MethodNotAllowed(f"{method} is not for this path", allowed)
@@ -196,7 +300,7 @@ def _guest(instance: Instance, library: Library, place: Place | None, method: st
     guest = library.guest(instance.id)
     if guest is None:
         problem = f"instance {instance.id} is not in the inventory"
-        if place and place.resource == paths.PASSWORD and method == "POST":
+        if place and place.resource == PASSWORD and method == "POST":
             raise BadRequest(problem)  # spec 7.4
         raise NotFound(problem)
     if guest.project_id != instance.project_id:

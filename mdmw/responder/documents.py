@@ -4,11 +4,40 @@ import base64
 import ipaddress
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mdmw.inventory.values import Device, Guest, HostRoute, Network, Port, Subnet
-from mdmw.responder.pages import JSON, Page
+from mdmw.records import Environ
+
+TEXT = "text/plain; charset=UTF-8"
+BYTES = "text/plain"
+JSON = "application/json"
+
+Pages = dict[str, "Page"]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A body and its type; `complete` adds what each answer has of its own."""
+
+    body: bytes
+    content_type: str = TEXT
+    complete: Callable[[bytes], bytes] | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def __call__(self, environ: Environ, start_response: Callable[..., object]) -> Iterable[bytes]:
+        body = self.complete(self.body) if self.complete else self.body
+        headers = [("Content-Type", self.content_type), ("Content-Length", str(len(body))), *self.headers]
+        start_response("200 OK", headers)
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+
+def text_lines(names: Iterable[str]) -> Page:
+    """One name to a line, without a final newline (E-2)."""
+    return Page("\n".join(names).encode())
+
 
 _SEED_BYTES = 512
 _SEED_SINCE = "2013-04-04"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from mdmw.errors import BadRequest, Forbidden, Unauthorized
 from mdmw.records import SOURCE, Environ
-from mdmw.responder.pages import Page
+from mdmw.responder.documents import Page
 from mdmw.signing import Signer
 
 _TOKEN = "HTTP_X_AWS_EC2_METADATA_TOKEN"  # noqa: S105 - the name of a header

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from mdmw.observe import gauges
+from mdmw.observe import series
 
 
 def client_context(
@@ -48,7 +48,7 @@ def tell_expiry(service: str, ca_file: str | None, client_cert: str | None) -> N
 
 def _tell(name: str, end: float | None) -> None:
     if end is not None:
-        gauges.certificate_expires(name, end)
+        series.certificate_expires(name, end)
 
 
 def _ends(path: str) -> list[float]:

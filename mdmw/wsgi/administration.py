@@ -6,7 +6,7 @@ from typing import Any
 
 from mdmw.admin import app
 from mdmw.errors import ConfigError, Unavailable
-from mdmw.wsgi import described, pipelines
+from mdmw.wsgi import catalogue, pipelines
 
 
 def app_factory(global_conf: Mapping[str, str], **local_conf: str) -> app.Admin:
@@ -16,6 +16,6 @@ def app_factory(global_conf: Mapping[str, str], **local_conf: str) -> app.Admin:
 
 def _pipelines(path: str | None) -> dict[str, Any]:
     try:
-        return described.pipelines(path or pipelines.ini_file())
+        return catalogue.pipelines(path or pipelines.ini_file())
     except ConfigError as error:  # the file was changed since, and is not good any more
         raise Unavailable(str(error)) from None

@@ -12,12 +12,12 @@ from typing import Any
 
 from paste.deploy import loadwsgi
 
-from mdmw.boundary.base import App
+from mdmw.boundary.stage import App
 from mdmw.errors import ConfigError
-from mdmw.observe import desk
+from mdmw.observe import introspection
 from mdmw.observe.logs import log_to_stderr
 from mdmw.options import PIPELINE
-from mdmw.wsgi.reload import provide_reload
+from mdmw.wsgi.process import provide_reload
 
 #: The pipelines of the shipped file that have a module under `mdmw.wsgi`.
 NAMES = ("proxy", "agent", "combined", "standalone", "nova")
@@ -123,9 +123,9 @@ def _open_desk() -> None:
     """In this process, or under uWSGI, which has loaded before it forks, in those that will serve."""
     uwsgi = sys.modules.get("uwsgi")
     if uwsgi is None:
-        desk.open_all()
+        introspection.open_all()
     else:
-        uwsgi.post_fork_hook = desk.open_all  # type: ignore[attr-defined]  # a module that uWSGI makes
+        uwsgi.post_fork_hook = introspection.open_all  # type: ignore[attr-defined]  # a module that uWSGI makes
 
 
 def _check_order(place: str, sections: list[str], built: list[Any]) -> None:

@@ -4,7 +4,7 @@ import json
 
 from guest import call
 
-from mdmw.admin.operators import OPERATOR, Operator
+from mdmw.admin.policy import OPERATOR, Operator
 from mdmw.wsgi.administration import app_factory
 
 

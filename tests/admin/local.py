@@ -15,7 +15,7 @@ from pathlib import Path
 from peers import PATIENCE
 from wsgi.shipped import install
 
-from mdmw.cli import servers
+from mdmw.cli import serve
 
 ENTRY = "introspect identify-relay resolve responder"
 
@@ -53,7 +53,7 @@ class Host:
         """
         binds = binds or (f"unix:{self.folder / pipeline}",)
         module = f"mdmw.wsgi.{pipeline}" if pipeline == "agent" else "mdmw.wsgi.named"
-        command = [*servers.command(server, servers.Launch(module, tuple(binds), workers, 4)), *words]
+        command = [*serve.command(server, serve.Launch(module, tuple(binds), workers, 4)), *words]
         environ = os.environ | {"MDMW_PASTE_INI": str(self.ini), "MDMW_PIPELINE": pipeline}
         log = self.folder / f"{pipeline}.log"
         with log.open("wb") as output:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mdmw.admin import call as calls
 from mdmw.admin.operations import OPERATIONS
-from mdmw.admin.operators import OPERATOR, Operator
+from mdmw.admin.policy import OPERATOR, Operator
 from mdmw.errors import BadRequest
 
 NETWORKS = "/v1/inventory/networks"

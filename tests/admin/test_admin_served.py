@@ -12,7 +12,7 @@ from peers import PATIENCE, peers_in
 from resolvers.neutron_api import Cloud, config
 from stopping import stop
 
-from mdmw.resolvers import conformance
+from mdmw.testing import resolvers
 
 BLUE = "1f9c3a52-6d0e-4f6b-9c1e-7a4c0b2d8e31"
 GREEN = "c47e0d96-2b81-4a3f-8f57-e09d6c1a5b74"
@@ -121,22 +121,22 @@ def test_what_an_instance_got(made):
 def test_who_is_this(cached):
     """The resolver's answer, and what each cache knew beforehand."""
     cached.ask("POST", "/v1/cache:purge", {"all": True})
-    target = f"/v1/resolve?network={conformance.BLUE}&address=10.0.0.5"
+    target = f"/v1/resolve?network={resolvers.BLUE}&address=10.0.0.5"
     status, said = cached.ask("GET", target)
-    assert (status, said["instance"]["id"], said["reason"]) == (200, conformance.ADA, "")
+    assert (status, said["instance"]["id"], said["reason"]) == (200, resolvers.ADA, "")
     assert (said["path"]["resolver"], said["path"]["calls"]) == ("NeutronResolver", 1)
     assert [(one["answers"], one["snapshot"]) for one in said["caches"]] == [([], None)] * WORKERS
     asked = said["path"]["pid"]
     _, said = cached.ask("GET", target)
     assert (said["path"]["cache"], said["path"]["calls"]) == ("hit", 0)
     (remembered,) = [one for one in said["caches"] if one["pid"] == asked]
-    assert remembered["answers"][0]["instance"]["id"] == conformance.ADA
+    assert remembered["answers"][0]["instance"]["id"] == resolvers.ADA
     _, said = cached.ask("GET", f"{target}&fresh=true")
     assert said["path"]["calls"] == 1
 
 
 def test_who_is_nobody(cached):
-    network = conformance.BLUE
+    network = resolvers.BLUE
     status, said = cached.ask("GET", f"/v1/resolve?network={network}&address=10.0.0.99")
     assert (status, said["instance"], "no port" in said["reason"]) == (200, None, True)
     status, said = cached.ask("GET", f"/v1/resolve?network={network}&address=10.0.0.999")
@@ -151,13 +151,13 @@ def test_who_is_this_without_a_cache(made):
 
 def test_purge_reaches_every_process(cached):
     for _ in range(20):
-        cached.as_guest(conformance.BLUE, "10.0.0.5")
-    status, said = cached.ask("POST", "/v1/cache:purge", {"network": conformance.BLUE})
+        cached.as_guest(resolvers.BLUE, "10.0.0.5")
+    status, said = cached.ask("POST", "/v1/cache:purge", {"network": resolvers.BLUE})
     assert (status, len(said["processes"])) == (200, WORKERS)
     assert sum(one["dropped"] for one in said["processes"]) >= 1
-    _, said = cached.ask("POST", "/v1/cache:purge", {"network": conformance.BLUE})
+    _, said = cached.ask("POST", "/v1/cache:purge", {"network": resolvers.BLUE})
     assert sum(one["dropped"] for one in said["processes"]) == 0
-    assert f"purged the cache of network {conformance.BLUE}" in cached.log("admin-local")
+    assert f"purged the cache of network {resolvers.BLUE}" in cached.log("admin-local")
 
 
 def test_a_process_that_hangs_is_named(made):

@@ -11,7 +11,7 @@ from admin.keystone import Keystone
 from admin.local import host
 from peers import peers_in, response
 
-from mdmw.cli import admin_api
+from mdmw.cli import operate
 
 # What openstacksdk says of itself, whatever it is asked for.
 pytestmark = pytest.mark.filterwarnings("ignore:Support for InfluxDB")
@@ -58,7 +58,7 @@ def cloud(site, monkeypatch, tmp_path):
     keystone, keystone.api = site[0], site[1]
     keystone.admin_url = keystone.api
     for name in os.environ:
-        if name.startswith("OS_") or name == admin_api.URL_VARIABLE:
+        if name.startswith("OS_") or name == operate.URL_VARIABLE:
             monkeypatch.delenv(name)
     monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(tmp_path / "clouds.yaml"))
     return keystone
@@ -110,7 +110,7 @@ def test_os_variables_and_a_url(mdmw, cloud, monkeypatch):
     status, _, err = mdmw("networks")
     assert (status, err) == (2, "mdmw: no service mdmw in the catalog; give --url, or --socket\n")
     assert mdmw("networks", "--url", cloud.api)[0] == 0
-    monkeypatch.setenv(admin_api.URL_VARIABLE, cloud.api)
+    monkeypatch.setenv(operate.URL_VARIABLE, cloud.api)
     assert mdmw("networks")[0] == 0
     assert mdmw("networks", "x")[0] == 1
 
@@ -150,6 +150,6 @@ def test_an_api_that_is_not_there(mdmw, clouds_yaml, peers):
 
 
 def test_without_the_library_it_says_what_to_install(mdmw, cloud, monkeypatch):
-    monkeypatch.setitem(sys.modules, "mdmw.cli.admin_keystone", None)
+    monkeypatch.setitem(sys.modules, "mdmw.cli.operate", None)
     status, _, err = mdmw("networks", "--os-cloud", "here")
     assert (status, "install mdmw[cli], or use --socket" in err) == (2, True)

@@ -26,8 +26,8 @@ from daemons import (
 )
 from peers import PATIENCE, response
 
-from mdmw.cli.agent_socket import AgentSocket, mode_of
-from mdmw.cli.privileges import Ids, ids_of, own_ids
+from mdmw.cli.metadata_agent import AgentSocket, mode_of
+from mdmw.identity import Identity, identity_of, own_identity
 from mdmw.observe import processes
 
 AGENT = program("mdmw-metadata-agent")
@@ -180,7 +180,7 @@ def test_help_and_version():
 
 # --- the socket -------------------------------------------------------------------------
 
-ROOT, NEUTRON, NOBODY = Ids(0, 0), Ids(107, 107), Ids(65534, 65534)
+ROOT, NEUTRON, NOBODY = Identity(0, 0), Identity(107, 107), Identity(65534, 65534)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ ROOT, NEUTRON, NOBODY = Ids(0, 0), Ids(107, 107), Ids(65534, 65534)
         ("deduce", "0", "", ROOT, NEUTRON, 0o600),
         ("deduce", "neutron", "neutron", NEUTRON, NEUTRON, 0o600),
         ("deduce", "nobody", "", NOBODY, NEUTRON, 0o660),
-        ("deduce", "nobody", "neutron", Ids(65534, 107), NEUTRON, 0o660),
+        ("deduce", "nobody", "neutron", Identity(65534, 107), NEUTRON, 0o660),
         ("deduce", "nobody", "nogroup", NOBODY, NEUTRON, 0o666),
         ("user", "nobody", "nogroup", NOBODY, NEUTRON, 0o600),
         ("group", "", "", NEUTRON, NEUTRON, 0o660),
@@ -240,7 +240,7 @@ def test_nobody_else_can_connect_before_it_has_its_mode(tmp_path, monkeypatch):
         chmod(self, mode)
 
     monkeypatch.setattr(Path, "chmod", watched)
-    listening = AgentSocket(str(path), 0o666, own_ids(), 8)
+    listening = AgentSocket(str(path), 0o666, own_identity(), 8)
     assert modes == [0o600]
     assert stat.S_IMODE(path.stat().st_mode) == 0o666
     listening.remove()
@@ -354,11 +354,15 @@ def group_directories():
 
 def test_users_and_groups_by_name_or_number():
     nobody = pwd.getpwnam("nobody")
-    assert ids_of("", "") == own_ids()
-    assert ids_of("nobody", "") == Ids(nobody.pw_uid, nobody.pw_gid) == ids_of(str(nobody.pw_uid), "")
-    assert ids_of("nobody", "0") == Ids(nobody.pw_uid, 0) == ids_of("nobody", "root")
-    assert ids_of("54321", "12345") == Ids(54321, 12345)
-    assert ids_of("", "12345") == Ids(os.geteuid(), 12345)
+    assert identity_of("", "") == own_identity()
+    assert (
+        identity_of("nobody", "")
+        == Identity(nobody.pw_uid, nobody.pw_gid)
+        == identity_of(str(nobody.pw_uid), "")
+    )
+    assert identity_of("nobody", "0") == Identity(nobody.pw_uid, 0) == identity_of("nobody", "root")
+    assert identity_of("54321", "12345") == Identity(54321, 12345)
+    assert identity_of("", "12345") == Identity(os.geteuid(), 12345)
 
 
 def test_only_root_can_become_another(nova, tmp_path):
@@ -367,7 +371,7 @@ def test_only_root_can_become_another(nova, tmp_path):
         line = refusal([*agent_files(tmp_path, nova), "--user", "root"])
     else:
         code = (
-            "import os; from mdmw.cli.privileges import *; from mdmw.errors import ConfigError;"
+            "import os; from mdmw.identity import *; from mdmw.errors import ConfigError;"
             "become(ids_of('nobody', ''))\n"
             "try: become(Ids(0, 0))\nexcept ConfigError as error: print(error)"
         )

@@ -16,8 +16,7 @@ import pytest
 from daemons import BLUE, program, refusal, running
 from peers import PATIENCE, answers, response
 
-from mdmw.cli.ns_metadata_proxy import main
-from mdmw.cli.pidfile import PidFile
+from mdmw.cli.ns_metadata_proxy import PidFile, main
 from mdmw.errors import ConfigError
 from mdmw.node import namespaces, sandbox
 

@@ -21,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peers import PATIENCE
 
-from mdmw.cli.figures import Counters, counters
-from mdmw.cli.top_view import Look, lines, view
+from mdmw.cli.operate import Counters, counters
+from mdmw.cli.top import Look, lines, view
 
 BLUE = "1f9c3a52-6d0e-4f6b-9c1e-7a4c0b2d8e31"
 BOUNDS = (0.1, 1.0)

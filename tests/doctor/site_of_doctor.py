@@ -23,9 +23,9 @@ from mdmw.cli.main import main
 from mdmw.node.converge import converge
 from mdmw.node.namespaces import run
 from mdmw.node.plan import Plan
-from mdmw.resolvers.conformance import World
-from mdmw.resolvers.matching import Port
+from mdmw.resolvers.contract import Port
 from mdmw.signing import Signer
+from mdmw.testing.resolvers import World
 
 SECRET = "correct-horse-of-nova"
 PROJECT = "0f5b6a8e1c2d4e3f9a7b6c5d4e3f2a1b"

@@ -17,7 +17,7 @@ import pytest
 from node.kvm_host import inside, ip, obstacle
 from site_of_doctor import Node, doctor
 
-from mdmw.node import namespaces, present
+from mdmw.node import namespaces, network_state
 from mdmw.node.namespaces import Bind, run
 
 pytestmark = pytest.mark.skipif(bool(obstacle("haproxy")), reason=f"needs root and: {obstacle('haproxy')}")
@@ -300,7 +300,7 @@ def test_connection_tracking_is_full(node: Node, tmp_path) -> None:
     limit.write_text("1\n")
     space = node.router_space
     inside(space, "iptables", "-I", "OUTPUT", "-m", "conntrack", "--ctstate", "NEW")  # so that it is tracked
-    present.inside(space, _send)
+    network_state.inside(space, _send)
     shown = f"mount --bind {limit} /proc/sys/net/netfilter/nf_conntrack_max"
     script = f'nsenter --net=/run/netns/{space} {shown} && exec "$@"'
     words = [

@@ -18,8 +18,7 @@ from site_of_doctor import Node, doctor
 from mdmw.cli.main import main
 from mdmw.doctor.deployment import Asked
 from mdmw.doctor.examine import examine
-from mdmw.doctor.findings import KINDS, Finding, ordered
-from mdmw.doctor.together import together
+from mdmw.doctor.findings import KINDS, Finding, ordered, together
 from mdmw.errors import Unavailable
 
 needs_node = pytest.mark.skipif(bool(obstacle()), reason=f"needs root and: {obstacle()}")

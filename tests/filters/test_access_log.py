@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from guest import call
 
-from mdmw.boundary.observer import flush
 from mdmw.errors import ConfigError
 from mdmw.filters import access_log
+from mdmw.observe.background import flush
 
 
 def app(environ, start_response):

@@ -10,8 +10,7 @@ import pytest
 from guest import ADDRESS, Seen, call, environ, send
 
 from mdmw import errors
-from mdmw.boundary.answers import of_status
-from mdmw.boundary.base import Either, Filter, Terminal
+from mdmw.boundary.stage import Either, Filter, Terminal, of_status
 from mdmw.records import SOURCE, Scope, Source
 
 NETWORK = "1f9c3a52-6d0e-4f6b-9c1e-7a4c0b2d8e31"

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peers import answers, once, response
 
+from mdmw.boundary.relay import _decode, _pieces
 from mdmw.errors import BackendError
-from mdmw.filters.relayed import _decode, _pieces
 from mdmw.upstream.exchange import BUFFER_LIMIT
 
 PLAIN = "Content-Type: text/plain"

@@ -9,10 +9,9 @@ from observed import Kept
 from peers import answers, response
 
 from mdmw import wire
-from mdmw.boundary.observer import Observed
 from mdmw.filters import hmac_verify, source_identify
-from mdmw.observe.journal import current
-from mdmw.observe.trace_context import TraceContext
+from mdmw.observe.background import Observed
+from mdmw.observe.journal import TraceContext, current
 from mdmw.records import PROOFS, SOURCE, Scope, Source
 from mdmw.signing import Signer
 

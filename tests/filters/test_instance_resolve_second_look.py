@@ -10,8 +10,7 @@ from mdmw.errors import NotIdentified, Unavailable
 from mdmw.filters.instance_resolve import InstanceResolve
 from mdmw.records import INSTANCE, PROOFS, SOURCE, Instance, Scope, Source
 from mdmw.resolvers.caching import Caching, Limits
-from mdmw.resolvers.matching import Port
-from mdmw.resolvers.snapshot import Snapshot
+from mdmw.resolvers.contract import Port, Snapshot
 
 NETWORK = Scope("network", "1f9c3a52-6d0e-4f6b-9c1e-7a4c0b2d8e31")
 ADDRESS, OLD_MAC, NEW_MAC = "10.0.0.5", "fa:16:3e:00:00:01", "fa:16:3e:00:00:02"

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdmw import wire
+from mdmw.boundary.peer import netns_cookie
 from mdmw.errors import ConfigError
 from mdmw.filters import source_identify
-from mdmw.filters.listener import netns_cookie
 from mdmw.filters.source_identify import filter_factory
 from mdmw.records import SOURCE, Scope, Source
 from mdmw.signing import Signer

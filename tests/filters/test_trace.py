@@ -10,13 +10,12 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from peers import answers, response
 
-from mdmw.boundary.base import Terminal
-from mdmw.boundary.hops import onward
-from mdmw.boundary.observer import Observed, flush
+from mdmw.boundary.stage import Terminal
 from mdmw.errors import ConfigError, Unavailable
 from mdmw.filters import source_identify, trace
+from mdmw.observe.background import Observed, flush
+from mdmw.observe.journal import TraceContext, next_hop_headers, parse
 from mdmw.observe.spans import Tracer
-from mdmw.observe.trace_context import TraceContext, parse
 
 CALLER = TraceContext("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", True)
 FROM_PROXY = [("X-Forwarded-For", "10.0.0.5"), ("X-Neutron-Network-ID", NETWORK)]
@@ -32,7 +31,7 @@ class Respond(Terminal):
         self.onward = {}
 
     def respond(self, environ):
-        self.onward = dict(onward(environ))
+        self.onward = dict(next_hop_headers(environ))
         if self.error:
             raise self.error
 

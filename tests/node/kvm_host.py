@@ -19,8 +19,8 @@ from mdmw.node import file_view, namespaces
 from mdmw.node.converge import Report, converge
 from mdmw.node.namespaces import Bind, CommandError, run
 from mdmw.node.plan import Listener, Options, Plan, plan
+from mdmw.node.programs import Places
 from mdmw.node.view import View
-from mdmw.node.wanted import Places
 from mdmw.responder import app as responder
 
 _PROGRAMS = ("ip", "nft", "iptables", "dnsmasq", "curl")
@@ -59,8 +59,8 @@ exit 0
 CONVERGE = """
 import pathlib, sys
 from mdmw.node.converge import converge
-from mdmw.node.plan_text import loads
-from mdmw.node.wanted import Places
+from mdmw.node.plan import loads
+from mdmw.node.programs import Places
 plan, places = loads(sys.stdin.readline()), Places(state=pathlib.Path(sys.argv[1]))
 print("ready", flush=True)
 report = converge(plan, places)

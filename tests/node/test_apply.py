@@ -20,11 +20,10 @@ from kvm_host import CONVERGE, Host, inside, ip, made, obstacle
 from mdmw.node.actions import ReloadProgram, Remember, RemoveAddress, StartProgram, WriteFile
 from mdmw.node.apply import apply, write
 from mdmw.node.converge import converge, examine
-from mdmw.node.plan import Options, Plan, plan
-from mdmw.node.plan_text import dumps
+from mdmw.node.plan import Options, Plan, dumps, plan
+from mdmw.node.programs import Places
 from mdmw.node.view import Router, Subnet, View
-from mdmw.node.wanted import Places
-from mdmw.resolvers.matching import Port
+from mdmw.resolvers.contract import Port
 
 pytestmark = pytest.mark.skipif(bool(obstacle()), reason=f"needs root and: {obstacle()}")
 

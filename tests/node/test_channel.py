@@ -10,22 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdmw.node import messages
+from mdmw.node import channel
 from mdmw.node.channel import Channel, ChannelError, Ended, pair
 
 UUID = "1f9c3a52-6d0e-4f6b-9c1e-7a4c0b2d8e31"
 NETWORK = ["network", UUID]
 BIND = ["169.254.169.254", 80, None]
 TABLES = {
-    "to-preloader": messages.TO_PRELOADER,
-    "from-preloader": messages.FROM_PRELOADER,
-    "to-worker": messages.TO_WORKER,
-    "from-worker": messages.FROM_WORKER,
-    "from-planner": messages.FROM_PLANNER,
-    "to-converge": messages.TO_CONVERGE,
-    "from-converge": messages.FROM_CONVERGE,
-    "to-control": messages.TO_CONTROL,
-    "from-control": messages.FROM_CONTROL,
+    "to-preloader": channel.TO_PRELOADER,
+    "from-preloader": channel.FROM_PRELOADER,
+    "to-worker": channel.TO_WORKER,
+    "from-worker": channel.FROM_WORKER,
+    "from-planner": channel.FROM_PLANNER,
+    "to-converge": channel.TO_CONVERGE,
+    "from-converge": channel.FROM_CONVERGE,
+    "to-control": channel.TO_CONTROL,
+    "from-control": channel.FROM_CONTROL,
 }
 
 
@@ -46,7 +46,7 @@ def test_a_message_and_its_descriptors(ends) -> None:
     ours, its = ends
     with open("/dev/null") as file:
         Channel(its, {}).send("add", [file.fileno()], key=7, scope=NETWORK, on_link=True)
-        message = Channel(ours, messages.TO_WORKER).receive()
+        message = Channel(ours, channel.TO_WORKER).receive()
         assert (message.kind, message.fields) == ("add", {"key": 7, "scope": NETWORK, "on_link": True})
         [descriptor] = message.descriptors
         assert os.fstat(descriptor).st_rdev == os.fstat(file.fileno()).st_rdev
@@ -58,7 +58,7 @@ def test_the_end(ends) -> None:
     ours, its = ends
     its.close()
     with pytest.raises(Ended):
-        Channel(ours, messages.TO_WORKER).receive()
+        Channel(ours, channel.TO_WORKER).receive()
 
 
 _ADD = {"kind": "add", "key": 1, "scope": NETWORK, "on_link": True}
@@ -141,7 +141,7 @@ def test_a_message_that_is_too_long(ends) -> None:
     ours, its = ends
     its.send(b'{"kind":"drain"}' + b" " * 70_000)
     with pytest.raises(ChannelError, match="too long"):
-        Channel(ours, messages.TO_WORKER).receive()
+        Channel(ours, channel.TO_WORKER).receive()
 
 
 _JSON = st.recursive(
@@ -183,4 +183,4 @@ def test_a_field_with_the_name_of_an_argument(ends) -> None:
     """`name` and `kind` of Python's own calls do not get in the way."""
     ours, its = ends
     Channel(its, {}).send("detach", name=UUID)
-    assert Channel(ours, messages.TO_CONTROL).receive().fields == {"name": UUID}
+    assert Channel(ours, channel.TO_CONTROL).receive().fields == {"name": UUID}

@@ -18,12 +18,12 @@ from servers.nova import Nova
 from test_daemon_restart import ADDRESS, NAMES, NETWORKS, Guest, Load, agent, listener  # noqa: F401 - a fixture
 
 from mdmw.cli.main import main
+from mdmw.identity import Identity, spawn
 from mdmw.node.channel import Channel, pair
 from mdmw.node.control import ControlError
 from mdmw.node.crew import Link
 from mdmw.node.loop import Loop
 from mdmw.node.namespaces import run
-from mdmw.node.spawn import Identity, spawn
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("ip"), reason="needs root and ip for namespaces"
@@ -203,7 +203,7 @@ def test_workers_have_no_privileges(place: Site) -> None:
 _ATTEMPTS = """
 import ctypes, json, os, socket, sys
 from pathlib import Path
-from mdmw.node.spawn import give_up
+from mdmw.identity import give_up
 give_up()
 libc = ctypes.CDLL(None, use_errno=True)
 def attempt(deed):

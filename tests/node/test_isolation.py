@@ -16,8 +16,8 @@ import pytest
 from crowd import Guest, Result, forgeries
 from daemon import Site, site
 
-from mdmw.cli.demo_processes import Processes
-from mdmw.cli.privileges import ids_of
+from mdmw.cli.demo import Processes
+from mdmw.identity import identity_of
 from mdmw.node.namespaces import run
 from mdmw.signing import Signer
 
@@ -161,7 +161,7 @@ def guests() -> Iterator[list[Guest]]:
 def start_nova(place: Site, stack: contextlib.ExitStack) -> None:
     path = place.directory / "nova"
     Processes(place.directory, stack).serve("nova", f"unix:{path}")
-    workers = ids_of("nobody", "")
+    workers = identity_of("nobody", "")
     os.chown(path, workers.uid, workers.gid)
 
 

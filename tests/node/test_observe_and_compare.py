@@ -37,10 +37,9 @@ from mdmw.node.actions import (
     WriteFile,
 )
 from mdmw.node.difference import RETRY_IPV6, difference
-from mdmw.node.dnsmasq import merged
-from mdmw.node.observe import Observed, observe, read_marker
-from mdmw.node.present import Address, Device
-from mdmw.node.wanted import Places, Wanted
+from mdmw.node.inspect import Observed, observe, read_marker
+from mdmw.node.network_state import Address, Device
+from mdmw.node.programs import Places, Wanted, merged
 
 NOW = 1_000_000.0
 V4, V6 = "169.254.169.254/32", "fe80::a9fe:a9fe/128"

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdmw.node.dnsmasq import dnsmasq
 from mdmw.node.plan import Listener, Options, device_name, is_isolated, plan, serves
+from mdmw.node.programs import dnsmasq
 from mdmw.node.view import Bridge, Router, Subnet, View
 from mdmw.records import Scope
-from mdmw.resolvers.matching import ROUTER_INTERFACE_OWNERS, Port
+from mdmw.resolvers.contract import ROUTER_INTERFACE_OWNERS, Port
 
 NET = "1f9c3a52-6d0e-4f6b-9c1e-7a4c0b2d8e31"
 ROUTER = "5a4d1c0b-2f6e-4b19-8d6a-0c9e7f3b1a22"

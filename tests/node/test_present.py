@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kvm_host import Host, inside, ip, made, obstacle
 
-from mdmw.node import firewall, namespaces, present
+from mdmw.node import firewall, namespaces, network_state
 from mdmw.node.netlink import attributes, dump
-from mdmw.node.present import Address, Device
+from mdmw.node.network_state import Address, Device
 from mdmw.node.rules import RouterRules
 
 needs_root = pytest.mark.skipif(bool(obstacle()), reason=f"needs root and: {obstacle()}")
@@ -62,21 +62,25 @@ def test_devices_addresses_and_routes(host: Host):
         "route add default via 10.1.0.9 table 77",
     ):
         ip(space, words)
-    seen = present.inside(space, present.devices)
+    seen = network_state.inside(space, network_state.devices)
     for link in json.loads(ip(space, "-j addr")):
         device = seen.pop(link["ifname"])
         assert (device.mac, device.mtu) == (link["address"], link["mtu"])
         assert device.up == ("UP" in link["flags"])
         assert device.bridge == link.get("master")
         alone = dataclasses.replace(device, addresses=())
-        assert present.inside(space, lambda name=device.name: present.device(name)) == alone
+        assert network_state.inside(space, lambda name=device.name: network_state.read_device(name)) == alone
         addresses = [f"{one['local']}/{one['prefixlen']}" for one in link["addr_info"]]
         assert [one.text for one in device.addresses] == addresses
     assert seen == {}
     ip(space, "link property add dev br0 altname other")
-    assert present.inside(space, lambda: present.device("other")) is None
-    assert present.inside(space, lambda: present.device("nobody")) is None
-    assert present.inside(space, present.default_routes) == {("eth0", "10.1.0.1"), ("eth0", "fe80::1")}
+    assert network_state.inside(space, lambda: network_state.read_device("other")) is None
+    assert network_state.inside(space, lambda: network_state.read_device("nobody")) is None
+    routes = network_state.inside(space, network_state.default_routes)
+    assert routes == {
+        ("eth0", "10.1.0.1"),
+        ("eth0", "fe80::1"),
+    }
 
 
 @needs_root
@@ -88,7 +92,10 @@ def test_4_8_duplicate_address_detection(host: Host):
     ip(second, "addr add fe80::a9fe:a9fe/128 dev eth0")
 
     def state() -> str:
-        found = {one.text: one.state for one in present.inside(second, present.devices)["eth0"].addresses}
+        found = {
+            one.text: one.state
+            for one in network_state.inside(second, network_state.devices)["eth0"].addresses
+        }
         return found["fe80::a9fe:a9fe/128"]
 
     states = [state()]
@@ -104,17 +111,17 @@ def test_p_7_rules(host: Host):
     rules = RouterRules()
 
     def is_set() -> bool:
-        return present.inside(space, lambda: firewall.is_set("nftables", rules))
+        return network_state.inside(space, lambda: firewall.is_set("nftables", rules))
 
     assert not is_set()
-    present.inside(space, lambda: firewall.set_rules("nftables", rules))
+    network_state.inside(space, lambda: firewall.set_rules("nftables", rules))
     assert is_set()
     inside(space, "nft", 'table inet others { chain guests-input { counter drop comment "x"; }; }')
     inside(space, "nft", "table ip mdmw { chain guests-input { counter drop; }; }")
     assert is_set()
     inside(space, "nft", "add rule inet mdmw guests-input drop")
     assert not is_set()
-    present.inside(space, lambda: firewall.set_rules("nftables", rules))
+    network_state.inside(space, lambda: firewall.set_rules("nftables", rules))
     inside(space, "nft", "add chain inet mdmw other")
     assert not is_set()
 
@@ -126,7 +133,7 @@ def test_many_devices(host: Host):
     lines = [f"link add bridge{n} type bridge" for n in range(200)]
     (host.directory / "batch").write_text("\n".join(lines))
     ip(space, f"-batch {host.directory}/batch")
-    found = present.inside(space, present.devices)
+    found = network_state.inside(space, network_state.devices)
     assert {f"bridge{n}" for n in range(200)} < set(found)
     assert found["lo"] == Device("lo", "00:00:00:00:00:00", 65536, True, None, found["lo"].addresses)
     assert Address("127.0.0.1/8") in found["lo"].addresses

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from kvm_host import CONVERGE, Host, ask, host_routes, inside, ip, made, without_clients
 
-from mdmw.node.plan import Options, Plan, plan
-from mdmw.node.plan_text import dumps
+from mdmw.node.plan import Options, Plan, dumps, plan
 from mdmw.node.view import Bridge
 
 pytestmark = pytest.mark.skipif(bool(without_clients()), reason=f"needs root and: {without_clients()}")

@@ -21,8 +21,7 @@ from mdmw.inventory import file as inventory_file
 from mdmw.node import file_view
 from mdmw.node.ha_states import HaStates
 from mdmw.node.neutron_view import NeutronView
-from mdmw.node.plan import Options, plan
-from mdmw.node.plan_text import dumps, loads
+from mdmw.node.plan import Options, dumps, loads, plan
 from mdmw.node.view import Bridge, Router
 
 SAMPLE = Path(__file__).parents[2] / "etc" / "inventory.yaml"

@@ -1,11 +1,11 @@
 """Values that several tests of the node begin with."""
 
-from mdmw.node.observe import Observed
+from mdmw.node.inspect import Observed
+from mdmw.node.network_state import Address, Device
 from mdmw.node.plan import Options, plan
-from mdmw.node.present import Address, Device
+from mdmw.node.programs import Places, wanted
 from mdmw.node.view import Bridge, Router, Subnet, View
-from mdmw.node.wanted import Places, wanted
-from mdmw.resolvers.matching import Port
+from mdmw.resolvers.contract import Port
 
 NETWORK = "01cce415-8e2b-4096-92b5-7acc67163d79"
 ROUTER = "b28e6f41-5d07-49ca-8c9f-13a4d7e0b652"

@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
-from mdmw.observe import batch
-from mdmw.observe.batch import Batch
+from mdmw.observe import background
+from mdmw.observe.background import Batch
 
 PATIENCE = 10.0
 
@@ -76,7 +76,7 @@ def test_flush_handles_what_there_is_now(handler):
 
 
 def test_a_stuck_handler_fills_no_memory(handler, monkeypatch, caplog):
-    monkeypatch.setattr(batch, "_MOST", 10)
+    monkeypatch.setattr(background, "_MOST", 10)
     handler.hold.clear()
     made = Batch(handler)
     made.add("first")
@@ -152,7 +152,7 @@ def test_a_forked_child_has_its_own(handler):
 _SCRIPT = """
 import os, sys
 {patch}
-from mdmw.observe.batch import Batch
+from mdmw.observe.background import Batch
 made = Batch(lambda items: print(*items, flush=True))
 made.add("parent")
 if os.fork() == 0:

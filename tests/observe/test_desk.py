@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from stopping import stop
 
 from mdmw.errors import Unavailable
-from mdmw.observe import desk
-from mdmw.observe.desk import Desk, provide
+from mdmw.observe import introspection
+from mdmw.observe.introspection import Desk, provide
 from mdmw.observe.processes import Reply, ask
 
 PATIENCE = 20.0
@@ -39,7 +39,7 @@ def directory() -> Iterator[Path]:
 @pytest.fixture
 def answerers(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test provides ends with it."""
-    monkeypatch.setattr(desk, "_ANSWERERS", {})
+    monkeypatch.setattr(introspection, "_ANSWERERS", {})
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def here(directory: Path, answerers: None) -> Iterator[Desk]:
     made.open()
     yield made
     made.close()
-    del desk._DESKS[directory, "agent"]
+    del introspection._DESKS[directory, "agent"]
 
 
 def said(directory: Path, line: bytes) -> bytes:
@@ -111,7 +111,7 @@ def test_errors_come_with_their_class(directory: Path, here: Desk, caplog: pytes
     | st.recursive(st.none() | st.text(max_size=5), st.lists).map(json.dumps).map(str.encode)
 )
 def test_whatever_is_asked_one_line_comes_back(line: bytes) -> None:
-    reply = desk._reply(line.partition(b"\n")[0])
+    reply = introspection._reply(line.partition(b"\n")[0])
     assert reply.count(b"\n") == 1
     assert reply.endswith(b"\n")
     assert json.loads(reply)["error"] == "BadRequest"
@@ -178,7 +178,7 @@ def test_without_a_directory_there_is_a_line_in_the_log(
     made.open()
     assert caplog.text.count("no questions can be answered here: Not a directory") == 1
     made.close()
-    del desk._DESKS[tmp_path / "file" / "processes", "agent"]
+    del introspection._DESKS[tmp_path / "file" / "processes", "agent"]
 
 
 # --- other processes --------------------------------------------------------------------
@@ -186,7 +186,7 @@ def test_without_a_directory_there_is_a_line_in_the_log(
 _PROGRAM = """
 import os, sys, threading
 from pathlib import Path
-from mdmw.observe.desk import Desk, open_all, provide
+from mdmw.observe.introspection import Desk, open_all, provide
 Desk(Path(sys.argv[1]), "proxy")
 provide("pid", os.getpid)
 open_all()

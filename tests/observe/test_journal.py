@@ -11,10 +11,10 @@ import pytest
 from guest import call, environ
 from observed import Kept, Observer, observed, saying
 
-from mdmw.boundary import observer as boundary
-from mdmw.boundary.base import Filter, Terminal
-from mdmw.boundary.observer import flush
+from mdmw.boundary.stage import Filter, Terminal
 from mdmw.errors import NotIdentified, Unavailable
+from mdmw.observe import background as boundary
+from mdmw.observe.background import flush
 from mdmw.observe.journal import HIT, RETRIED, current, note, note_cache, note_error
 from mdmw.records import INSTANCE, SOURCE, Instance, Scope, Source
 

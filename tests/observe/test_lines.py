@@ -9,10 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdmw.observe.journal import CACHE_OUTCOMES, NOTES
-from mdmw.observe.lines import JSON, MOST_OF_ID, MOST_OF_METHOD, MOST_OF_PATH, TEXT, Lines, path_of
-from mdmw.observe.recording import Journal
-from mdmw.observe.trace_context import TraceContext
+from mdmw.observe.access_log import JSON, MOST_OF_ID, MOST_OF_METHOD, MOST_OF_PATH, TEXT, Lines, path_of
+from mdmw.observe.journal import CACHE_OUTCOMES, NOTES, Journal, TraceContext
 from mdmw.records import Instance, Scope, Source
 
 BLUE = "1f9c3a52-6d0e-4f6b-9c1e-7a4c0b2d8e31"

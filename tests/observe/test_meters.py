@@ -16,13 +16,12 @@ from observed import saying
 from prometheus_client.mmap_dict import MmapedDict
 
 from mdmw import errors
-from mdmw.boundary.observer import Observed, flush
 from mdmw.locking import try_lock
-from mdmw.observe import gauges, journal, meter_files, series
-from mdmw.observe.meter_files import ProcessFiles, collect
-from mdmw.observe.meters import Meters, Totals
-from mdmw.observe.recording import Journal
-from mdmw.upstream.slots import Slots
+from mdmw.observe import journal, metrics, series
+from mdmw.observe.background import Observed, flush
+from mdmw.observe.journal import Journal
+from mdmw.observe.metrics import Meters, ProcessFiles, Totals, collect
+from mdmw.upstream.exchange import Slots
 
 COUNTER = series.NOTED[journal.CONNECTED]
 LABELS = ("combined",)
@@ -286,7 +285,7 @@ def test_when_one_file_cannot_be_made_none_stays_open(tmp_path, monkeypatch):
             raise OSError(errno.EMFILE, "Too many open files")
         return MmapedDict(path)
 
-    monkeypatch.setattr(meter_files, "MmapedDict", opened)
+    monkeypatch.setattr(metrics, "MmapedDict", opened)
     with pytest.raises(OSError, match="Too many"):
         ProcessFiles(tmp_path)
     gc.collect()  # a file that is still open says so, and that is an error
@@ -334,12 +333,12 @@ def test_slots_of_one_upstream_are_added_up_as_long_as_they_exist():
     second.acquire(0)
     second.acquire(0)
     label = ("test",)
-    numbers = gauges.read()
+    numbers = series.read()
     assert (numbers[series.SLOTS, label], numbers[series.SLOTS_IN_USE, label]) == (7, 3)
     second.release()
-    assert gauges.read()[series.SLOTS_IN_USE, label] == 2
+    assert series.read()[series.SLOTS_IN_USE, label] == 2
     del first, second
-    assert (series.SLOTS, label) not in gauges.read()
+    assert (series.SLOTS, label) not in series.read()
 
 
 def test_who_waits_for_a_slot_is_seen():
@@ -357,7 +356,7 @@ def test_who_waits_for_a_slot_is_seen():
     began.wait()
     while slots.waiting < 2:
         threads[0].join(0.001)
-    assert gauges.read()[series.WAITING, ("waited-for",)] == 2
+    assert series.read()[series.WAITING, ("waited-for",)] == 2
     slots.release()
     slots.release()
     for thread in threads:

@@ -224,6 +224,4 @@ def test_one_request_through_all_logs_by_its_id(directory):
     assert {lines["proxy"]["request_id"], lines["agent"]["request_id"]} == {bad_id}
     assert (lines["agent"]["error"], lines["agent"]["notes"]["failover"]) == ("Unavailable", 1)
     assert bad.body.decode().split()[-1] == bad_id
-    assert f"WARNING mdmw.boundary.answers {bad_id} 10.0.0.5 in network {BLUE}: GET: 503" in chain.log(
-        "agent"
-    )
+    assert f"WARNING mdmw.boundary.stage {bad_id} 10.0.0.5 in network {BLUE}: GET: 503" in chain.log("agent")

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdmw.observe.recording import Journal
-from mdmw.observe.tally import BOUNDS, Tally
+from mdmw.observe.counters import BOUNDS, Tally
+from mdmw.observe.journal import Journal
 from mdmw.records import Instance, Scope, Source
 
 BLUE, ROUTER = Scope("network", "blue"), Scope("router", "blue")  # ids of one kind say nothing of the other

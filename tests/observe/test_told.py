@@ -9,10 +9,10 @@ from cryptography import x509
 from guest import Seen, call
 from observed import Kept
 
-from mdmw.boundary.observer import Observed
 from mdmw.errors import Unavailable
 from mdmw.filters import hmac_sign, nova_forward, source_identify
-from mdmw.observe import gauges
+from mdmw.observe import series
+from mdmw.observe.background import Observed
 from mdmw.observe.journal import FORGED, RESOLVER_CALL, RESOLVER_FAILURE
 from mdmw.observe.series import CERTIFICATE, SECRET, SLOTS
 from mdmw.records import Scope, Source
@@ -104,7 +104,7 @@ def test_the_ends_of_certificates(tmp_path):
         nova_client_cert=certificate,
         nova_client_priv_key=key,
     )
-    numbers = gauges.read()
+    numbers = series.read()
     assert numbers[CERTIFICATE, ("nova_ca",)] == end(authority.file) > end(expired)
     assert numbers[CERTIFICATE, ("nova_client",)] == end(certificate)
 
@@ -114,10 +114,10 @@ def test_when_a_secret_was_written(tmp_path):
     path.write_text("secret\n")
     os.utime(path, (1_000_000, 1_234_567))
     hmac_sign.filter_factory({}, metadata_proxy_shared_secret_file=str(path))
-    assert gauges.read()[SECRET, ("metadata_proxy_shared_secret",)] == 1_234_567
+    assert series.read()[SECRET, ("metadata_proxy_shared_secret",)] == 1_234_567
 
 
 def test_an_upstream_has_its_name():
     forward = nova_forward.app_factory({}, nova_metadata_host="127.0.0.1:1", nova_max_connections="1000003")
-    assert 1_000_003 <= gauges.read()[SLOTS, ("nova",)] < 2_000_000
+    assert 1_000_003 <= series.read()[SLOTS, ("nova",)] < 2_000_000
     del forward

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdmw.observe.ids import new_span_id, new_trace_id
-from mdmw.observe.trace_context import TraceContext, parse
+from mdmw.observe.journal import TraceContext, new_span_id, new_trace_id, parse
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 

@@ -15,7 +15,7 @@ from keystoneauth1 import session
 from keystoneauth1.identity.v3 import ApplicationCredential, Password
 
 from bench.topology import inside, within
-from mdmw.cli import servers
+from mdmw.cli import serve
 
 ROOT = Path(__file__).parents[2]
 BLUE = "1f9c3a52-6d0e-4f6b-9c1e-7a4c0b2d8e31"
@@ -106,7 +106,7 @@ def serving(cloud, folder, remembered):
         f"[keystone_authtoken]\n{credentials('neutron', cloud.secrets.neutron)}"
     )
     (folder / "api-paste.ini").write_text(INI.format(folder=folder, remembered=remembered))
-    launch = servers.Launch("mdmw.wsgi.named", (f"unix:{folder}/admin",), 1, 4)
+    launch = serve.Launch("mdmw.wsgi.named", (f"unix:{folder}/admin",), 1, 4)
     environ = {"MDMW_PASTE_INI": f"{folder}/api-paste.ini", "MDMW_PIPELINE": "admin"}
 
     def ask(token=None, method="GET", target=NETWORKS, document=None):
@@ -125,7 +125,7 @@ def serving(cloud, folder, remembered):
             return False
 
     with cloud.services.serve(
-        "mdmw-admin", servers.command("gunicorn", launch), answers, environ, directory=ROOT
+        "mdmw-admin", serve.command("gunicorn", launch), answers, environ, directory=ROOT
     ):
         yield ask
 

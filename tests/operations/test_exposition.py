@@ -8,8 +8,8 @@ from guest import Seen, call
 from prometheus_client.parser import text_string_to_metric_families
 
 from mdmw.observe import series
-from mdmw.observe.meters import Meters
-from mdmw.observe.recording import Journal
+from mdmw.observe.journal import Journal
+from mdmw.observe.metrics import Meters
 from mdmw.operations.exposition import app_factory, filter_factory
 
 GONE = 2**22 + 1  # more than a process id can be

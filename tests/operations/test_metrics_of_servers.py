@@ -17,7 +17,7 @@ from servers.pipelines import ADA, ADDRESSES, BEN, BLUE, METADATA_ADDRESS, PORT,
 from servers.running import Configuration, Running, connected, started
 from servers.traits import TRAITS
 
-from mdmw.observe.meter_files import collect
+from mdmw.observe.metrics import collect
 
 WORKERS = 2
 EACH = 30

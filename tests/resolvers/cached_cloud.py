@@ -6,9 +6,9 @@ from collections import Counter
 from mdmw.errors import Unavailable
 from mdmw.records import Instance, Scope, Source
 from mdmw.resolvers.caching import Caching, Limits
-from mdmw.resolvers.chain import ChainResolver
-from mdmw.resolvers.matching import ROUTER_INTERFACE_OWNERS, Port
-from mdmw.resolvers.ports import PortResolver
+from mdmw.resolvers.combined import ChainResolver
+from mdmw.resolvers.contract import ROUTER_INTERFACE_OWNERS, Port
+from mdmw.resolvers.neutron import PortResolver
 
 PATIENCE = 20.0
 PROJECT = "project"

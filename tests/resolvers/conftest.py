@@ -5,7 +5,7 @@ import pytest
 import rabbit as rabbits
 from neutron_api import cloud, neutron
 
-from mdmw.resolvers.conformance import WORLD
+from mdmw.testing.resolvers import WORLD
 
 __all__ = ["cloud", "neutron", "rabbit", "relay"]
 

@@ -18,9 +18,9 @@ import pytest
 from peers import Conversation, Peer, Peers, Received, response
 
 from mdmw.options import load
-from mdmw.resolvers.conformance import WORLD, World
-from mdmw.resolvers.matching import Port
+from mdmw.resolvers.contract import Port
 from mdmw.resolvers.neutron import NeutronResolver
+from mdmw.testing.resolvers import WORLD, World
 
 PASSWORD = "correct horse$$ battery staple"  # as it is written in a file
 USER, PROJECT, REGION = "mdmw", "service", "RegionTwo"

@@ -11,9 +11,9 @@ from oslo_config import cfg
 from peers import PATIENCE
 
 from mdmw.options import ConfigFiles
-from mdmw.resolvers.conformance import World
-from mdmw.resolvers.matching import Port
+from mdmw.resolvers.contract import Port
 from mdmw.resolvers.neutron_rpc import NeutronRpcResolver
+from mdmw.testing.resolvers import World
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -12,8 +12,8 @@ import time
 from cached_cloud import Cloud, source
 
 from mdmw import options
-from mdmw.resolvers.cache_options import OPTIONS, cached
-from mdmw.resolvers.ports import PortResolver
+from mdmw.resolvers.caching import OPTIONS, cached
+from mdmw.resolvers.neutron import PortResolver
 
 
 class Logged(Cloud):

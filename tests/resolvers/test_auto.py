@@ -10,10 +10,10 @@ from mdmw.errors import ConfigError, Unavailable
 from mdmw.filters import instance_resolve
 from mdmw.records import Scope, Source
 from mdmw.resolvers import contract
-from mdmw.resolvers.auto import AutoResolver
-from mdmw.resolvers.conformance import ADA, BLUE
+from mdmw.resolvers.combined import AutoResolver
 from mdmw.resolvers.neutron import NeutronResolver
 from mdmw.resolvers.neutron_rpc import NeutronRpcResolver
+from mdmw.testing.resolvers import ADA, BLUE
 
 ON_BLUE = Source("10.0.0.5", Scope("network", BLUE))
 

@@ -8,9 +8,9 @@ from cached_cloud import BLUE, GREEN, ROUTER, Clock, Cloud, at_once, cache, mac,
 
 from mdmw.errors import BadRequest, Contradiction, NotIdentified, Unavailable
 from mdmw.records import Instance, Source
+from mdmw.resolvers.back_end import Fact, Flights
 from mdmw.resolvers.caching import Limits
-from mdmw.resolvers.flight import Fact, Flights
-from mdmw.resolvers.matching import Port
+from mdmw.resolvers.contract import Port
 
 
 @pytest.fixture
@@ -465,7 +465,7 @@ def test_snapshots_that_nobody_uses_go(clock):
 
 
 def test_snapshots_are_bounded_by_their_ports(clock, monkeypatch):
-    monkeypatch.setattr("mdmw.resolvers.prefetch._MOST_PORTS", 150)
+    monkeypatch.setattr("mdmw.resolvers.caching._MOST_PORTS", 150)
     cloud = Cloud()
     for number in range(100):
         cloud.put(number, BLUE)

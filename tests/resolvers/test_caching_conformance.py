@@ -9,10 +9,10 @@ from test_inventory_conformance import as_inventory
 
 from mdmw.errors import Unavailable
 from mdmw.resolvers.caching import Caching, Limits
-from mdmw.resolvers.conformance import WORLD, ResolverConformance, World
+from mdmw.resolvers.contract import ROUTER_INTERFACE_OWNERS
 from mdmw.resolvers.inventory import InventoryResolver
-from mdmw.resolvers.matching import ROUTER_INTERFACE_OWNERS
-from mdmw.resolvers.ports import PortResolver
+from mdmw.resolvers.neutron import PortResolver
+from mdmw.testing.resolvers import WORLD, ResolverConformance, World
 
 
 class WorldQueries:

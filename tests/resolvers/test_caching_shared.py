@@ -23,10 +23,9 @@ from pymemcache import Client
 from mdmw.errors import NotIdentified, Unavailable
 from mdmw.records import Instance
 from mdmw.resolvers.caching import Caching, Limits
-from mdmw.resolvers.matching import Port
-from mdmw.resolvers.ports import PortResolver
+from mdmw.resolvers.contract import Port, Snapshot
+from mdmw.resolvers.neutron import PortResolver
 from mdmw.resolvers.shared import Group, Shared
-from mdmw.resolvers.snapshot import Snapshot
 
 KEY = ("snapshot", "network", "blue")
 PATIENCE = 20.0

@@ -9,10 +9,10 @@ from mdmw.errors import ConfigError, Contradiction, NotIdentified, Unavailable
 from mdmw.filters.instance_resolve import load_section, make_resolver, section_options
 from mdmw.records import Instance, Scope, Source
 from mdmw.resolvers.caching import Caching, Limits
-from mdmw.resolvers.chain import ChainResolver
-from mdmw.resolvers.conformance import ADA, PROJECT, WORLD
-from mdmw.resolvers.conformance import BLUE as WORLD_BLUE
-from mdmw.resolvers.ports import PortResolver
+from mdmw.resolvers.combined import ChainResolver
+from mdmw.resolvers.neutron import PortResolver
+from mdmw.testing.resolvers import ADA, PROJECT, WORLD
+from mdmw.testing.resolvers import BLUE as WORLD_BLUE
 
 FIRST, SECOND = Instance("first", "p", "port"), Instance("second", "p", "port")
 ABSENT, AWAY, LIES = NotIdentified("absent"), Unavailable("away", 5), Contradiction("lies")

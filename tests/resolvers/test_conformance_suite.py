@@ -4,8 +4,8 @@ import pytest
 
 from mdmw.errors import NotIdentified, Unavailable
 from mdmw.records import Instance
-from mdmw.resolvers.conformance import WORLD, ResolverConformance
-from mdmw.resolvers.matching import ROUTER_INTERFACE_OWNERS, choose
+from mdmw.resolvers.contract import ROUTER_INTERFACE_OWNERS, choose
+from mdmw.testing.resolvers import WORLD, ResolverConformance
 
 
 class Honest:

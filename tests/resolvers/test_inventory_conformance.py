@@ -7,9 +7,9 @@ import yaml
 
 from mdmw.inventory.file import load
 from mdmw.inventory.store import Caller, InventoryStore
-from mdmw.resolvers.conformance import ResolverConformance, World
+from mdmw.resolvers.contract import NETWORK_OWNER_PREFIX, ROUTER_INTERFACE_OWNERS
 from mdmw.resolvers.inventory import InventoryResolver
-from mdmw.resolvers.matching import NETWORK_OWNER_PREFIX, ROUTER_INTERFACE_OWNERS
+from mdmw.testing.resolvers import ResolverConformance, World
 
 
 class TestInventoryResolver(ResolverConformance):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mdmw.errors import Contradiction, NotIdentified
 from mdmw.records import Instance, Scope, Source, mac_from_link_local
-from mdmw.resolvers.matching import Port, choose, wanted_mac
+from mdmw.resolvers.contract import Port, choose, wanted_mac
 
 NETWORK = Scope("network", "n1")
 ROUTER = Scope("router", "r1")

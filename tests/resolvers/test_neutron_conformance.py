@@ -3,7 +3,7 @@
 import pytest
 from neutron_api import Cloud
 
-from mdmw.resolvers.conformance import ResolverConformance, World
+from mdmw.testing.resolvers import ResolverConformance, World
 
 
 class TestNeutronResolver(ResolverConformance):

@@ -10,10 +10,10 @@ from mdmw.errors import ConfigError, Unavailable
 from mdmw.options import load
 from mdmw.records import Scope, Source
 from mdmw.resolvers import contract
-from mdmw.resolvers.conformance import ADA as ADA_ID
-from mdmw.resolvers.conformance import BLUE
-from mdmw.resolvers.credentials import has_credentials
+from mdmw.resolvers.keystone import has_credentials
 from mdmw.resolvers.neutron import NeutronResolver
+from mdmw.testing.resolvers import ADA as ADA_ID
+from mdmw.testing.resolvers import BLUE
 
 ADA = Source("10.0.0.5", Scope("network", BLUE))
 

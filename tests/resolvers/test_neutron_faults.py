@@ -11,11 +11,11 @@ import pytest
 from neutron_api import Cloud, answer, described, drips, ends_with, holds, says
 from peers import response
 
-from mdmw.boundary.answers import answer as answer_to
+from mdmw.boundary.stage import answer as answer_to
 from mdmw.errors import NotIdentified, Unavailable
 from mdmw.records import SOURCE, Scope, Source
-from mdmw.resolvers.conformance import ADA as ADA_ID
-from mdmw.resolvers.conformance import BLUE, WORLD
+from mdmw.testing.resolvers import ADA as ADA_ID
+from mdmw.testing.resolvers import BLUE, WORLD
 
 ADA = Source("10.0.0.5", Scope("network", BLUE))
 TABLE = Path(__file__).parents[2] / "doc" / "neutron-faults.inc.rst"

@@ -11,8 +11,8 @@ from peers import response
 
 from mdmw.errors import NotIdentified, Unavailable
 from mdmw.records import Instance, Scope, Source
-from mdmw.resolvers.conformance import BLUE, ROUTER, World
-from mdmw.resolvers.matching import Port
+from mdmw.resolvers.contract import Port
+from mdmw.testing.resolvers import BLUE, ROUTER, World
 
 ADA = Source("10.0.0.5", Scope("network", BLUE))
 FIELDS = (

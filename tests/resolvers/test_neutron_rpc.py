@@ -17,10 +17,11 @@ from peers import PATIENCE
 from mdmw.errors import ConfigError, NotIdentified, Unavailable
 from mdmw.filters import instance_resolve
 from mdmw.records import Instance, Scope, Source
-from mdmw.resolvers import conformance, contract
-from mdmw.resolvers.conformance import ADA, BLUE, ROUTER, WORLD
-from mdmw.resolvers.matching import ROUTER_INTERFACE_OWNERS
+from mdmw.resolvers import contract
+from mdmw.resolvers.contract import ROUTER_INTERFACE_OWNERS
 from mdmw.resolvers.neutron_rpc import NeutronRpcResolver
+from mdmw.testing import resolvers
+from mdmw.testing.resolvers import ADA, BLUE, ROUTER, WORLD
 
 ON_BLUE = Source("10.0.0.5", Scope("network", BLUE))
 # A connection that breaks under kombu is left to the garbage collector.
@@ -89,7 +90,7 @@ def test_r2_r3_the_calls_of_the_agent(resolver, plugin):
         {"network_id": [BLUE], "mac_address": ["fa:16:3e:00:00:01"]},
         {"device_id": [ROUTER], "device_owner": list(ROUTER_INTERFACE_OWNERS)},
         {
-            "network_id": [conformance.NORTH, conformance.SOUTH],
+            "network_id": [resolvers.NORTH, resolvers.SOUTH],
             "fixed_ips": {"ip_address": ["10.1.0.6"]},
         },
     ]
@@ -105,7 +106,7 @@ def test_the_context_is_that_of_an_administrator(resolver, plugin):
 
 def test_r1_ports_of_other_networks_do_not_count(resolver, plugin):
     """R-1: not even when Neutron sends them unasked."""
-    green = next(port for port in WORLD.ports if port.network_id == conformance.GREEN)
+    green = next(port for port in WORLD.ports if port.network_id == resolvers.GREEN)
     plugin.instead = lambda filters: [neutron_rpc_server.described(green)]
     with pytest.raises(NotIdentified):
         resolver.resolve(ON_BLUE)
@@ -118,7 +119,7 @@ def test_a_snapshot_is_one_call(resolver, plugin):
     assert [filters for _, filters in plugin.calls] == [{"network_id": [BLUE]}]
     assert {port.network_id for port in snapshot.ports} == {BLUE}
     snapshot = resolver.snapshot(Scope("router", ROUTER))
-    assert snapshot.resolve(Source("10.1.0.5", Scope("router", ROUTER))).id == conformance.CID
+    assert snapshot.resolve(Source("10.1.0.5", Scope("router", ROUTER))).id == resolvers.CID
 
 
 def test_a_snapshot_that_takes_too_long_is_none_and_not_tried_again(resolver, plugin):

@@ -4,7 +4,7 @@ import neutron_rpc_server
 import pytest
 import rabbit as rabbits
 
-from mdmw.resolvers.conformance import WORLD, ResolverConformance, World
+from mdmw.testing.resolvers import WORLD, ResolverConformance, World
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from neutron_api import REGION, answer, config, says
 from mdmw.errors import ConfigError, Unavailable
 from mdmw.records import Scope, Source
 from mdmw.resolvers import keystone
-from mdmw.resolvers.conformance import ADA as ADA_ID
-from mdmw.resolvers.conformance import BLUE
-from mdmw.resolvers.group import GROUP_DIRECTORY
+from mdmw.resolvers.shared import GROUP_DIRECTORY
+from mdmw.testing.resolvers import ADA as ADA_ID
+from mdmw.testing.resolvers import BLUE
 
 ADA = Source("10.0.0.5", Scope("network", BLUE))
 REFUSED = says(answer({"error": {"message": "no"}}, "401 Unauthorized"))

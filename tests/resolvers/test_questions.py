@@ -6,8 +6,8 @@ import pytest
 from cached_cloud import GREEN, PROJECT, Clock, Cloud, cache, mac
 
 from mdmw.errors import BadRequest, NotFound, Unavailable
-from mdmw.observe.checks import Check
-from mdmw.resolvers.ports import PortResolver
+from mdmw.observe.introspection import Check
+from mdmw.resolvers.neutron import PortResolver
 from mdmw.resolvers.questions import Questions
 from mdmw.resolvers.shared import Group, Shared
 

@@ -12,7 +12,7 @@ import neutron_rpc_server
 import pytest
 from peers import PATIENCE
 
-from mdmw.resolvers.group import GROUP_DIRECTORY
+from mdmw.resolvers.shared import GROUP_DIRECTORY
 from mdmw.resolvers.state_report import start_reporting
 
 # A connection that breaks under kombu is left to the garbage collector.

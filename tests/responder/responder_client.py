@@ -10,8 +10,7 @@ from wsgiref.validate import validator
 from mdmw.inventory.file import load
 from mdmw.records import INSTANCE, SOURCE, Instance
 from mdmw.reloading import ReloadingFile
-from mdmw.responder.app import Responder
-from mdmw.responder.library import Library
+from mdmw.responder.app import Library, Responder
 from mdmw.responder.passwords import IN_MEMORY, PasswordStore
 
 SAMPLE = Path(__file__).parents[2] / "etc" / "inventory.yaml"

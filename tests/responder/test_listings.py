@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdmw.responder.listings import listings
+from mdmw.responder.trees import listings
 
 
 def test_e2_example():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from mdmw.cli import servers
+from mdmw.cli import serve
 
 ETC = Path(__file__).parents[2] / "etc"
 GUNICORN_CONF = ETC / "gunicorn.conf.py"
@@ -39,7 +39,7 @@ class Launch:
 
 def _launch(server: str, pipeline: str, listeners: Sequence[Listener], workers: int = WORKERS) -> Launch:
     binds = tuple(f"unix:{listener}" if listener.path else str(listener) for listener in listeners)
-    return Launch(servers.command(server, servers.Launch(f"mdmw.wsgi.{pipeline}", binds, workers)))
+    return Launch(serve.command(server, serve.Launch(f"mdmw.wsgi.{pipeline}", binds, workers)))
 
 
-SERVERS: dict[str, Callable[..., Launch]] = {name: partial(_launch, name) for name in servers.SERVERS}
+SERVERS: dict[str, Callable[..., Launch]] = {name: partial(_launch, name) for name in serve.SERVERS}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mdmw.filters.listener import netns_cookie
+from mdmw.boundary.peer import netns_cookie
 
 from .client import Connection, request
 from .launch import SERVERS, Listener

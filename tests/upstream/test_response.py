@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mdmw.upstream.response import MAX_HEAD, MAX_HEADERS, BadResponse, Cut, Response, _known
+from mdmw.upstream.connection import MAX_HEAD, MAX_HEADERS, BadResponse, Cut, Response, _known
 
 PLAIN = b"HTTP/1.1 200 Fine\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\nT: x\r\n\r\n"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from peers import PATIENCE
 
 from mdmw.errors import Overloaded
-from mdmw.upstream.slots import Slots
+from mdmw.upstream.exchange import Slots
 
 
 def free(slots, most=100):
@@ -158,7 +158,7 @@ def test_a_waiter_that_is_killed_leaves_the_queue():
         def release(self):
             pass
 
-    import mdmw.upstream.slots as module
+    from mdmw.upstream import exchange as module
 
     real = module.threading.Lock
     module.threading.Lock = KillingLock

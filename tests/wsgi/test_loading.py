@@ -13,8 +13,8 @@ from guest import call
 from peers import silent
 from shipped import BLUE, LISTENER, OBSERVERS, SECRET, edit, install
 
-from mdmw.boundary.observer import flush
 from mdmw.errors import ConfigError
+from mdmw.observe.background import flush
 from mdmw.wsgi import pipelines
 from mdmw.wsgi.pipelines import load, load_or_exit, names, stages
 

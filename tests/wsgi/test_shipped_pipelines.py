@@ -13,7 +13,7 @@ from guest import call
 from peers import Peer, response, silent
 from shipped import BLUE, GREEN, LISTENER, OBSERVERS, assemble, edit, install, server
 
-from mdmw.boundary.observer import flush
+from mdmw.observe.background import flush
 from mdmw.wsgi.pipelines import NAMES, load, names, stages
 
 PLACE = {"mdmw.listener": LISTENER}
