@@ -16,62 +16,14 @@ from itertools import accumulate
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
-from keystoneauth1 import exceptions
-from keystoneauth1.adapter import Adapter
-from openstack.config import get_cloud_region
-from openstack.exceptions import ConfigException
-
 from mdmw.cli.common import add_json, table
 from mdmw.errors import BackendError, BackendSlow, ConfigError, MdmwError, NotFound, Unavailable
 from mdmw.upstream.address import parse_address
 from mdmw.upstream.exchange import Limits, Upstream
 from mdmw.upstream.transport import read_whole
 
-_SERVICE = "mdmw"  # its type in the catalog
-
-
 #: Method, target and body of a request -> status and body of its answer.
 Exchange = Callable[[str, str, bytes], tuple[int, bytes]]
-
-
-@contextmanager
-def over_keystone(cloud: str | None, url: str | None, timeout: float) -> Iterator[Exchange]:
-    """Requests to `url`, or to the endpoint in the catalog; `timeout` in seconds. May raise `ConfigError`."""
-    try:
-        region = get_cloud_region(cloud=cloud or os.environ.get("OS_CLOUD"))
-        session = region.get_session()
-        if region.config["auth_type"] == "password" and not region.config["auth"].get("password"):
-            raise ConfigError("no password for Keystone: OS_PASSWORD, or auth: password in clouds.yaml")
-        adapter = Adapter(
-            session,
-            service_type=_SERVICE,
-            interface=region.get_interface(_SERVICE),
-            region_name=region.get_region_name(_SERVICE),
-            endpoint_override=url or region.get_endpoint(_SERVICE),
-        )
-    except (ConfigException, exceptions.ClientException) as error:
-        raise ConfigError(_one_line(error)) from None
-
-    def exchange(method: str, target: str, body: bytes) -> tuple[int, bytes]:
-        headers = {"Content-Type": "application/json"} if body else {}
-        try:
-            answer = adapter.request(
-                target, method, data=body, headers=headers, raise_exc=False, redirect=False, timeout=timeout
-            )
-        except exceptions.ConnectFailure as error:
-            raise Unavailable(_one_line(error)) from None
-        except exceptions.EndpointNotFound:
-            raise ConfigError(f"no service {_SERVICE} in the catalog; give --url, or --socket") from None
-        except exceptions.ClientException as error:
-            raise ConfigError(f"no token from Keystone: {_one_line(error)}") from None
-        return answer.status_code, answer.content
-
-    with session.session:  # so that no connection is left open
-        yield exchange
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 SOCKET = "/run/mdmw/admin"
@@ -140,7 +92,7 @@ def _exchange(arguments: argparse.Namespace) -> AbstractContextManager[Exchange]
     if arguments.socket or not by_keystone:
         return _over_socket(arguments.socket or SOCKET)
     try:
-        pass
+        from mdmw.cli.admin_keystone import over_keystone
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is not installed; install mdmw[cli], or use --socket") from None
     return over_keystone(

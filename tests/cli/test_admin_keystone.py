@@ -150,6 +150,6 @@ def test_an_api_that_is_not_there(mdmw, clouds_yaml, peers):
 
 
 def test_without_the_library_it_says_what_to_install(mdmw, cloud, monkeypatch):
-    monkeypatch.setitem(sys.modules, "mdmw.cli.operate", None)
+    monkeypatch.setitem(sys.modules, "mdmw.cli.admin_keystone", None)
     status, _, err = mdmw("networks", "--os-cloud", "here")
     assert (status, "install mdmw[cli], or use --socket" in err) == (2, True)

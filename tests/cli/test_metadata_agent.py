@@ -372,8 +372,8 @@ def test_only_root_can_become_another(nova, tmp_path):
     else:
         code = (
             "import os; from mdmw.identity import *; from mdmw.errors import ConfigError;"
-            "become(ids_of('nobody', ''))\n"
-            "try: become(Ids(0, 0))\nexcept ConfigError as error: print(error)"
+            "become(identity_of('nobody', ''))\n"
+            "try: become(Identity(0, 0))\nexcept ConfigError as error: print(error)"
         )
         line = subprocess.run(
             [*program("python3").split(), "-c", code], capture_output=True, text=True, check=True
