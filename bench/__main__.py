@@ -40,10 +40,11 @@ def main() -> int:
 
     sizes = _QUICK if options.quick else Sizes()
     sizes = replace(sizes, starts=options.starts or sizes.starts)
-    rounds = measure(groups(options.only), sizes)
+    rounds = measure(groups(options.only, options.beside), sizes)
     results, verdicts = report.results(rounds), list(judge(rounds))
     _print(report.table(results, sizes.starts * sizes.rounds))
     _print(report.verdicts(verdicts))
+    _print(report.beside(rounds))
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(report.document(results, verdicts), indent=2) + "\n")
     return 0 if all(verdict.passed for verdict in verdicts) else 1
@@ -71,6 +72,7 @@ def _started(namespaces: Topology, loads: Loads, group: Sequence[Row], rounds: i
     failed: dict[Row, Figures] = {}
     up: dict[Row, Running] = {}
     with tempfile.TemporaryDirectory(prefix="mdmw-bench-") as name, contextlib.ExitStack() as stack:
+        Path(name).chmod(0o755)  # workers of mdmw-node are not root, and read what is here
         for index, row in enumerate(group):
             directory = Path(name) / str(index)
             directory.mkdir()
@@ -89,13 +91,17 @@ def _in_turn(namespaces: Topology, loads: Loads, up: Mapping[Row, Running], numb
     used = dict.fromkeys(up, Usage())
     for turn, (name, load) in enumerate(loads.turns(), number):
         for row in list(up)[:: -1 if turn % 2 else 1]:
-            before = Usage.now(pids_in(namespaces.node))
+            before = _usage(namespaces)
             measured[row][name] = load(up[row].port)
-            used[row] += Usage.now(pids_in(namespaces.node)) - before
+            used[row] += _usage(namespaces) - before
     return {
         row: measured[row] | {"memory": memory(running.pids), "others": used[row].others()}
         for row, running in up.items()
     }
+
+
+def _usage(namespaces: Topology) -> Usage:
+    return Usage.now([*pids_in(namespaces.node), *pids_in(namespaces.host)])
 
 
 @contextlib.contextmanager
@@ -108,10 +114,23 @@ def _answering(place: Place, row: Row, loads: Loads) -> Iterator[Running]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="where the figures go")
-    parser.add_argument("--only", default="", metavar="SUBSTRING", help="only these rows, and the C limit")
+    parser.add_argument("--only", default="", metavar="SUBSTRING", help="only rows with this in their names")
+    parser.add_argument(
+        "--beside",
+        type=_checkout,
+        metavar="DIRECTORY",
+        help="another checkout of mdmw, with its .venv: measure each server's rows of both, and compare them",
+    )
     parser.add_argument("--quick", action="store_true", help="one small round: a try, not a figure")
     parser.add_argument("--starts", type=_positive, metavar="N", help=f"default: {Sizes.starts}")
     return parser.parse_args()
+
+
+def _checkout(text: str) -> Path:
+    directory = Path(text).resolve()
+    if not (directory / ".venv/bin/python").exists():
+        raise argparse.ArgumentTypeError(f"{directory} has no .venv; make one there with: make .venv/.test")
+    return directory
 
 
 def _positive(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Configurations of haproxy: the upstream that stands for Nova, and the two hops in C."""
+"""Configurations of haproxy: the upstream that stands for Nova, and the limits to compare mdmw with."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ _UPSTREAM = """
     timeout tarpit {wait}ms
 frontend nova
     bind 127.0.0.1:{port}
-    bind {address}:{port}
+    bind {address}:{port}{elsewhere}
     http-request tarpit status 200 content-type application/json file {body} if !{{ path {at_once} }}
     http-request return status 200 content-type application/json file {body}
 """
@@ -47,12 +47,19 @@ listen listener
     http-request set-header X-Neutron-Network-ID {network_id}
 """
 
-# What an agent in C could do at best: no look-up, no signature, kept connections to Nova.
+# A limit looks nothing up, signs nothing, and keeps its connections to Nova.
 _AGENT = """
     http-reuse always
 listen agent
     bind unix@{socket}
-    server nova 127.0.0.1:{port}
+    server nova 127.0.0.1:{nova_port}
+"""
+_ONE_HOP = """
+    http-reuse always
+    option forwardfor
+listen listener
+    bind {address}:{port} namespace {namespace}
+    server nova 127.0.0.1:{nova_port}
 """
 
 
@@ -78,11 +85,15 @@ def meta_data() -> bytes:
     return text.encode()
 
 
-def upstream(body: Path, port: int = NOVA_PORT) -> str:
-    """The stand-in for Nova: `body` to everybody, at once or after a wait, depending on the path."""
+def upstream(body: Path, port: int = NOVA_PORT, namespace: str = "") -> str:
+    """The stand-in for Nova: `body` to everybody, at once or after a wait, depending on the path.
+
+    It also listens on the loopback of `namespace`, if one is given.
+    """
     wait = round(NOVA_TAKES * 1000)
+    elsewhere = f"\n    bind 127.0.0.1:{port} namespace {namespace}" if namespace else ""
     return _COMMON.format(maxconn=8192, threads=1) + _UPSTREAM.format(
-        address=METADATA_ADDRESS, port=port, wait=wait, body=body, at_once=AT_ONCE
+        address=METADATA_ADDRESS, port=port, elsewhere=elsewhere, wait=wait, body=body, at_once=AT_ONCE
     )
 
 
@@ -94,5 +105,12 @@ def namespace_proxy(socket: Path, network_id: str, port: int = METADATA_PORT) ->
 
 
 def agent(socket: Path) -> str:
-    """A second hop from the unix socket to the upstream, without any thought."""
-    return _COMMON.format(maxconn=8192, threads=2) + _AGENT.format(socket=socket, port=NOVA_PORT)
+    """The second of two hops: from the unix socket to the upstream."""
+    return _COMMON.format(maxconn=8192, threads=2) + _AGENT.format(socket=socket, nova_port=NOVA_PORT)
+
+
+def one_hop(namespace: str, port: int) -> str:
+    """The only hop: from a listener in `namespace` to the upstream beside this process."""
+    return _COMMON.format(maxconn=8192, threads=2) + _ONE_HOP.format(
+        address=METADATA_ADDRESS, port=port, namespace=namespace, nova_port=NOVA_PORT
+    )

@@ -31,8 +31,7 @@ introspect_dir = {directory}/processes
 
 [filter:identify-guest]
 use = egg:mdmw#source-identify
-mode = fixed
-network_id = {network_id}
+{identify}
 [filter:identify-relay]
 use = egg:mdmw#source-identify
 mode = relay
@@ -53,6 +52,8 @@ use = egg:mdmw#nova-forward
 nova_metadata_host = 127.0.0.1
 nova_metadata_port = {nova_port}
 """
+_FIXED = f"mode = fixed\nnetwork_id = {NETWORK_ID}"
+_LISTENER = "mode = listener"
 _NETWORK = """
 networks:
   - id: {network_id}
@@ -67,13 +68,21 @@ _INSTANCE = """
 """
 
 
-def write(directory: Path, socket: Path, addresses: Sequence[str]) -> Path:
-    """Everything that mdmw reads, for one instance on each of `addresses`; the ini file's path."""
+def write(directory: Path, socket: Path, addresses: Sequence[str], *, on_node: bool = False) -> Path:
+    """Everything that mdmw reads, for one instance on each of `addresses`; the ini file's path.
+
+    `on_node`: for mdmw-node, which knows the network of each listener.
+    """
     (directory / "secret").write_text("a secret of the bench\n")
     (directory / "inventory.yaml").write_text(_inventory(addresses))
     ini = directory / "bench.ini"
     ini.write_text(
-        _INI.format(network_id=NETWORK_ID, directory=directory, socket=socket, nova_port=NOVA_PORT)
+        _INI.format(
+            identify=_LISTENER if on_node else _FIXED,
+            directory=directory,
+            socket=socket,
+            nova_port=NOVA_PORT,
+        )
     )
     return ini
 

@@ -1,4 +1,8 @@
-"""Two throw-away network namespaces: the guests' one, and the node's, which has 169.254.169.254."""
+"""Throw-away network namespaces: the guests' one, that of their network, and the host's.
+
+`node` is the namespace of the guests' network: it has 169.254.169.254, and listeners are there.
+`host` is where a process lives that listens in other namespaces than its own.
+"""
 
 import contextlib
 import ctypes
@@ -25,23 +29,24 @@ _SYSCTLS = {
 
 @dataclass(frozen=True)
 class Topology:
-    """The names of both namespaces, and the addresses of the guests."""
+    """The names of the namespaces, and the addresses of the guests."""
 
     guest: str
     node: str
+    host: str
     guest_addresses: tuple[str, ...]
 
 
 @contextlib.contextmanager
 def topology(guests: int, node: str | None = None) -> Iterator[Topology]:
-    """Both namespaces, linked, with `guests` addresses on the guests' end; removed on leaving.
+    """The namespaces, with `guests` addresses in that of the guests; removed on leaving.
 
-    `node` is a namespace that is there already, and stays.
+    `node` is a namespace that is there already, and stays; it is then the host's as well.
     """
     addresses = tuple(str(SUBNET[256 + number]) for number in range(guests))
-    guest = f"mdmw-bench-guest-{os.getpid()}"
-    made = Topology(guest, node or f"mdmw-bench-node-{os.getpid()}", addresses)
-    own = [made.guest] if node else [made.guest, made.node]
+    guest, own_node, host = (f"mdmw-bench-{name}-{os.getpid()}" for name in ("guest", "node", "host"))
+    made = Topology(guest, node or own_node, node or host, addresses)
+    own = [made.guest] if node else [made.guest, made.node, made.host]
     try:
         _build(made, own)
         yield made
@@ -77,7 +82,7 @@ def _build(made: Topology, own: Sequence[str]) -> None:
     for name in own:
         _run("ip", "netns", "add", name)
         _run("ip", "-n", name, "link", "set", "lo", "up")
-    for name in (made.guest, made.node):
+    for name in {made.guest, made.node, made.host}:
         for key, value in _SYSCTLS.items():
             with inside(name), open(f"/proc/sys/{key.replace('.', '/')}", "w", encoding="ascii") as setting:
                 setting.write(value)
