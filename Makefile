@@ -45,9 +45,9 @@ test-openstack: $(VENV)/.test ## the same guests before real Keystone, Neutron a
 	@tools/cloud-init build/cloud-init
 	MDMW_OPENSTACK=build/openstack $(BIN)/python -m pytest --timeout=300 tests/openstack
 
-bench: $(VENV)/.test ## the table of figures beside the limit in C (root; about a quarter of an hour)
+bench: $(VENV)/.test ## figures of every server, beside haproxy (root; a quarter of an hour; BESIDE=DIRECTORY: and another checkout)
 	@tools/need ip=iproute2 haproxy=haproxy wrk=wrk
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench $(if $(BESIDE),--beside $(BESIDE))
 
 bench-openstack: $(VENV)/.test ## the storm beside Neutron's own agent (root, Debian; about three minutes)
 	@tools/need ip=iproute2 nft=nftables
