@@ -32,7 +32,7 @@ from mdmw.records import INSTANCE, SOURCE, Environ, Instance, Source
 from mdmw.reloading import Reloading
 from mdmw.responder import trees
 from mdmw.responder.documents import JSON, TEXT, Page, Pages, text_lines
-from mdmw.responder.passwords import IN_MEMORY, PasswordStore
+from mdmw.responder.passwords import PasswordFile, Passwords, PasswordsInMemory
 from mdmw.responder.tokens import Tokens
 from mdmw.signing import Signer, read_secrets, secret_options
 from mdmw.wire import request_target
@@ -196,7 +196,7 @@ class Responder(Terminal):
     def __init__(
         self,
         library: Reloading[Library],
-        passwords: PasswordStore,
+        passwords: Passwords,
         tokens: Tokens | None = None,
         today: Callable[[], date] = lambda: datetime.now(UTC).date(),
     ) -> None:
@@ -328,7 +328,7 @@ def app_factory(global_conf: Mapping[str, str], **local_conf: str) -> Responder:
 
     return Responder(
         inventory_source.reloading(settings, library),
-        PasswordStore(_password_db(settings)),
+        _passwords(settings),
         _tokens(settings),
     )
 
@@ -337,14 +337,14 @@ def _content_type(settings: SimpleNamespace) -> str:
     return JSON if settings.network_data_type == JSON else TEXT
 
 
-def _password_db(settings: SimpleNamespace) -> str:
+def _passwords(settings: SimpleNamespace) -> Passwords:
     if not settings.password_db:
         LOG.warning("%s: no password_db: passwords that guests set are lost at the end", settings.place)
-        return IN_MEMORY
-    if Path(settings.password_db).is_dir():
-        raise refuse(settings, "password_db", f"{settings.password_db} is a folder; a file is allowed")
-    path: str = settings.password_db
-    return path
+        return PasswordsInMemory()
+    path = Path(settings.password_db)
+    if path.is_dir():
+        raise refuse(settings, "password_db", f"{path} is a folder; a file is allowed")
+    return PasswordFile(path)
 
 
 def _tokens(settings: SimpleNamespace) -> Tokens | None:

@@ -11,7 +11,7 @@ from mdmw.inventory.file import load
 from mdmw.records import INSTANCE, SOURCE, Instance
 from mdmw.reloading import ReloadingFile
 from mdmw.responder.app import Library, Responder
-from mdmw.responder.passwords import IN_MEMORY, PasswordStore
+from mdmw.responder.passwords import PasswordsInMemory
 
 SAMPLE = Path(__file__).parents[2] / "etc" / "inventory.yaml"
 GUESTS = {guest.name: guest for guest in load(SAMPLE).instances}
@@ -89,5 +89,5 @@ def library(path=SAMPLE, dhcp_domain="novalocal", network_data_type="application
 
 
 def client(path=SAMPLE, passwords=None, tokens=None, today=date(2026, 1, 1), **settings):
-    store = passwords or PasswordStore(IN_MEMORY)
+    store = passwords or PasswordsInMemory()
     return Client(Responder(library(path, **settings), store, tokens, lambda: today))

@@ -9,7 +9,7 @@ from responder_client import GUESTS, client
 
 from mdmw.errors import Unavailable
 from mdmw.records import INSTANCE, Instance
-from mdmw.responder.passwords import IN_MEMORY, PasswordStore
+from mdmw.responder.passwords import PasswordFile, PasswordsInMemory
 
 PATH = "/openstack/2013-04-04/password"
 TEXT = "text/plain; charset=UTF-8"
@@ -99,7 +99,7 @@ def test_a_store_that_fails_is_unavailable(tmp_path, get):
     """1.6: a fault that passes is 503, with Retry-After."""
     path = tmp_path / "passwords.sqlite"
     path.write_text("this is no database" * 100)
-    get = client(passwords=PasswordStore(str(path)))
+    get = client(passwords=PasswordFile(path))
     answer = get(PATH)
     assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
     assert str(tmp_path) not in answer.text
@@ -110,24 +110,24 @@ def test_a_store_that_fails_is_unavailable(tmp_path, get):
 
 def test_file_is_made_when_first_used(tmp_path):
     path = tmp_path / "state" / "passwords.sqlite"
-    store = PasswordStore(str(path))
+    store = PasswordFile(path)
     assert not path.exists()
     assert store.put("a", b"x")
     assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_file_is_shared_and_kept(tmp_path):
-    path = str(tmp_path / "passwords.sqlite")
-    one, two = PasswordStore(path), PasswordStore(path)
+    path = tmp_path / "passwords.sqlite"
+    one, two = PasswordFile(path), PasswordFile(path)
     assert one.put("a", b"x")
     assert not two.put("a", b"y")
     assert two.get("a") == b"x"
-    assert PasswordStore(path).get("a") == b"x"
+    assert PasswordFile(path).get("a") == b"x"
 
 
-@pytest.mark.parametrize("name", [IN_MEMORY, "file"])
-def test_threads_race_and_one_wins(tmp_path, name):
-    store = PasswordStore(name if name == IN_MEMORY else str(tmp_path / name))
+@pytest.mark.parametrize("where", ["memory", "file"])
+def test_threads_race_and_one_wins(tmp_path, where):
+    store = PasswordsInMemory() if where == "memory" else PasswordFile(tmp_path / "passwords.sqlite")
     start = threading.Barrier(8)
     results = []
 
@@ -144,20 +144,30 @@ def test_threads_race_and_one_wins(tmp_path, name):
     assert store.get("a") == str(winner).encode()
 
 
-def test_a_connection_is_not_carried_across_a_fork(tmp_path, monkeypatch):
-    store = PasswordStore(str(tmp_path / "passwords.sqlite"))
-    store.put("a", b"x")
-    first = store._connection
-    monkeypatch.setattr(os, "getpid", lambda: -1)
-    assert store.get("a") == b"x"
-    assert store._connection is not first
-    first.close()
+def test_a_process_that_forks_shares_the_file(tmp_path):
+    """A server loads the application, is asked once perhaps, and forks its workers then."""
+    store = PasswordFile(tmp_path / "passwords.sqlite")
+    assert store.put("a", b"x")
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if store.get("a") == b"x" and store.put("b", b"y") else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert (store.get("a"), store.get("b")) == (b"x", b"y")
+
+
+def test_memory_is_written_once():
+    """The same bytes twice are two attempts, also where Python has one object for them."""
+    store = PasswordsInMemory()
+    assert store.put("a", b"x")
+    assert not store.put("a", b"x")
+    assert not store.put("a", b"y")
+    assert (store.get("a"), store.get("b")) == (b"x", b"")
 
 
 def test_a_locked_file_is_unavailable(tmp_path, monkeypatch):
-    path = str(tmp_path / "passwords.sqlite")
+    path = tmp_path / "passwords.sqlite"
     monkeypatch.setattr("mdmw.responder.passwords._BUSY_SECONDS", 0)
-    store = PasswordStore(path)
+    store = PasswordFile(path)
     store.get("a")
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
