@@ -1,4 +1,4 @@
-"""A certificate authority for tests."""
+"""A certificate authority for tests. Its certificates have what RFC 5280 asks and Python 3.13 checks."""
 
 import datetime
 import ipaddress
@@ -11,6 +11,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 _DAY = datetime.timedelta(days=1)
+_CRITICAL = (x509.BasicConstraints, x509.KeyUsage)
+_TO_SIGN_CERTIFICATES = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 class Authority:
@@ -21,7 +33,15 @@ class Authority:
         self._name = name
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        certificate = self._sign(self._issuer, self._key.public_key(), [x509.BasicConstraints(True, None)])
+        certificate = self._sign(
+            self._issuer,
+            self._key.public_key(),
+            [
+                x509.BasicConstraints(True, None),
+                x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()),
+                _TO_SIGN_CERTIFICATES,
+            ],
+        )
         self.file = self._write("ca", certificate.public_bytes(serialization.Encoding.PEM))
 
     def issue(self, name: str, expired: bool = False, password: bytes | None = None) -> tuple[str, str]:
@@ -72,8 +92,9 @@ class Authority:
             not_valid_before=now - _DAY,
             not_valid_after=now + _DAY,
         )
-        for extension in extensions:
-            builder = builder.add_extension(extension, critical=False)
+        issued_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        for extension in (*extensions, issued_by):
+            builder = builder.add_extension(extension, critical=isinstance(extension, _CRITICAL))
         return builder.sign(self._key, hashes.SHA256())
 
     def _write(self, label: str, data: bytes) -> str:

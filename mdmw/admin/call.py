@@ -89,6 +89,7 @@ def refusal(error: Exception, request_id: str, who: object) -> Response:
 def _page(status: HTTPStatus, message: str, request_id: str) -> Response:
     said = {"code": status.value, "title": status.phrase, "message": message, "request_id": request_id}
     response = reply({"error": said}, status.value)
+    response.status = f"{status.value} {status.phrase}"  # webob knows other names than Python
     response.headers[wire.REQUEST_ID] = request_id
     return response
 

@@ -13,13 +13,17 @@ import sys
 
 def main() -> None:
     sys.path.insert(0, sys.argv[1])
-    from cloudinit import helpers
+    from cloudinit import distros, helpers
     from cloudinit.sources import DataSourceOpenStack as openstack
 
     logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
     openstack.detect_openstack = lambda **_: True
     paths = helpers.Paths({"cloud_dir": sys.argv[2], "run_dir": sys.argv[2]})
-    source = openstack.DataSourceOpenStack({"datasource_list": ["OpenStack"]}, None, paths)
+    distribution = distros.fetch("debian")("debian", {}, paths)
+    source = openstack.DataSourceOpenStack({"datasource_list": ["OpenStack"]}, distribution, paths)
+    crawled = {}
+    crawl = source._crawl_metadata
+    source._crawl_metadata = lambda: crawled.update(crawl()) or crawled
     found = source._get_data()
     print(
         json.dumps(
@@ -28,8 +32,8 @@ def main() -> None:
                 "version": source.version,
                 "metadata": source.metadata,
                 "userdata": source.userdata_raw,
-                "vendordata": source.vendordata_pure,
-                "vendordata2": source.vendordata2_pure,
+                "vendordata": crawled.get("vendordata"),
+                "vendordata2": crawled.get("vendordata2"),
                 "network": source.network_json,
                 "ec2": source.ec2_metadata,
                 "files": source.files,

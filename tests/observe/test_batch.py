@@ -168,7 +168,7 @@ os.wait()
 def test_a_process_that_ends_hands_over_what_it_has(patch):
     """At once: it does not live for a quarter of a second."""
     done = subprocess.run(
-        [sys.executable, "-c", _SCRIPT.format(patch=patch)],
+        [sys.executable, "-W", "ignore:This process", "-c", _SCRIPT.format(patch=patch)],  # it has a thread
         capture_output=True,
         text=True,
         timeout=30,
