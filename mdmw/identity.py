@@ -10,6 +10,7 @@ import struct
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mdmw.errors import ConfigError
 
@@ -24,6 +25,7 @@ _DAC_READ_SEARCH = 2
 _SETPCAP = 8
 _CAPABILITY_VERSION = 0x20080522
 _NOBODY_ELSE = 0o077
+_EXECUTABLE = 0o111
 _CANNOT_START = 126
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -67,6 +69,66 @@ def become(ids: Identity) -> None:
         os.setuid(ids.uid)
     except PermissionError:
         raise ConfigError(f"only root can become user {ids.uid}, group {ids.gid}") from None
+    problem = _problem_of_code()
+    if problem:
+        raise ConfigError(problem)
+
+
+def check_code(identity: Identity) -> None:
+    """As root: make sure that a user can run this Python, and can read its modules and those of mdmw.
+
+    A module may be loaded at any time, also after a process has given up the power to read every file.
+    Raises `ConfigError`.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            become_unprivileged(identity)
+            os.write(writing, _problem_of_code().encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        problem = answer.read()
+    os.waitpid(child, 0)
+    if problem:
+        raise ConfigError(problem)
+
+
+def _problem_of_code() -> str:
+    """What the real user of this process cannot run or read, whatever its capabilities; empty if nothing."""
+    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    loaded = [str(Path(file).parent) for file in files if file]
+    for place in dict.fromkeys([str(Path(__file__).parent), sys.executable, *sys.path, *loaded]):
+        closed = _closed(Path(place).resolve())
+        if closed:
+            return (
+                f"user {_user(os.getuid())} cannot use {place}, because {closed} is closed to this user; "
+                "install Python and mdmw where every user can read them"
+            )
+    return ""
+
+
+def _closed(place: Path) -> Path | None:
+    """The outermost of a place and its parents that the real user may not use, if there is one."""
+    for path in (*reversed(place.parents), place):
+        try:
+            mode = path.stat().st_mode
+        except OSError:
+            return None  # there is no such place
+        to_read = os.R_OK if path == place else 0
+        to_enter_or_run = os.X_OK if mode & _EXECUTABLE else 0
+        if not os.access(path, to_read | to_enter_or_run):
+            return path
+    return None
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _entry(user: str) -> pwd.struct_passwd | None:

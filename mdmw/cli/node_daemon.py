@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mdmw.cli.node import add_source
 from mdmw.errors import ConfigError, MdmwError
-from mdmw.identity import Identity, identity_of, spawn
+from mdmw.identity import Identity, check_code, identity_of, spawn
 from mdmw.node.crew import PRELOADER, Start
 from mdmw.node.keeper import Keeper, Settings
 from mdmw.observe.logs import log_to_stderr
@@ -100,15 +100,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _settings(arguments: argparse.Namespace) -> Settings:
     if os.geteuid():
         raise ConfigError("only root can enter namespaces")
-    ids = identity_of(arguments.user, arguments.group)
-    if ids.uid == 0:
-        raise ConfigError("--user root is not allowed; guests would talk to root")
+    identity = _unprivileged("--user", arguments.user, arguments.group, "guests would talk to root")
     log_to_stderr()
     command = [
         *(sys.executable, "-m", PRELOADER, "--ini", str(Path(arguments.ini).absolute())),
         *("--pipeline", arguments.pipeline, "--connections", str(arguments.connections), "--channel"),
     ]
-    identity = Identity(ids.uid, ids.gid)
     return Settings(
         start=functools.partial(_start, command, identity),
         workers=arguments.workers,
@@ -129,14 +126,20 @@ def _planner(arguments: argparse.Namespace) -> Start | None:
     source += [f"--file={Path(arguments.file).absolute()}"] if arguments.file else []
     if not source:
         return None
-    ids = identity_of(
-        arguments.planner_user or arguments.user, "" if arguments.planner_user else arguments.group
-    )
-    if ids.uid == 0:
-        raise ConfigError("--planner-user root is not allowed; it talks to others")
+    user, group = arguments.planner_user or arguments.user, "" if arguments.planner_user else arguments.group
+    identity = _unprivileged("--planner-user", user, group, "it talks to others")
     interval = ["--poll-interval", str(arguments.poll_interval), "--channel"]
     command = [sys.executable, "-m", _PLANNER, *source, *interval]
-    return functools.partial(_start, command, Identity(ids.uid, ids.gid))
+    return functools.partial(_start, command, identity)
+
+
+def _unprivileged(option: str, user: str, group: str, danger: str) -> Identity:
+    """The user and group of processes that `option` is for; raises `ConfigError`."""
+    identity = identity_of(user, group)
+    if identity.uid == 0:
+        raise ConfigError(f"{option} root is not allowed; {danger}")
+    check_code(identity)
+    return identity
 
 
 def _start(command: list[str], identity: Identity, channel: socket.socket) -> int:
