@@ -1,9 +1,12 @@
 # The front door. `make` explains itself.
 
-PYTHON ?= python3
+PYTHON ?= $(shell tools/open-to-all python)
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP    := umask 022; $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# Where not every user can read this checkout, for example below /root: a folder for a copy that every user can read.
+COPY   := $(shell tools/open-to-all checkout)
 
 ON_NODES := tests/node tests/cli tests/clients tests/doctor tests/operations
 
@@ -15,6 +18,11 @@ help: ## what there is
 	@echo
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
 
+ifneq ($(COPY),)
+run test test-node test-openstack bench bench-openstack bench-node:
+	@tools/copy-checkout $(COPY)
+	@$(MAKE) --no-print-directory --directory=$(COPY) $@ $(if $(BESIDE),BESIDE=$(abspath $(BESIDE)))
+else
 run: $(VENV)/.run ## the whole path with sample guests, until Ctrl-C (ONCE=1: end after the table)
 	@tools/need --optional ip=iproute2 nft=nftables curl=curl
 	@$(BIN)/mdmw demo $(if $(filter 1,$(ONCE)),--once)
@@ -58,6 +66,7 @@ bench-node: $(VENV)/.test ## a thousand namespaces on one daemon (root; about ei
 	$(BIN)/python -m bench.node
 	$(BIN)/python -m bench.node_planned
 	$(BIN)/python -m bench.node_servers
+endif
 
 docs: $(VENV)/.test ## the documentation, into doc/_build/html; a warning is an error
 	$(BIN)/sphinx-build -q -W --keep-going -b html doc doc/_build/html
@@ -73,17 +82,18 @@ format: $(VENV)/.test ## let ruff put the style right
 	$(BIN)/ruff format .
 
 clean: ## forget everything that was made here
-	rm -rf $(VENV) build doc/_build .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(COPY) $(VENV) build doc/_build .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
-$(BIN)/python:
+$(VENV)/.made: tools/open-to-all
 	@tools/need --venv $(PYTHON)
-	$(PYTHON) -m venv $(VENV)
+	umask 022; $(PYTHON) -m venv --clear $(VENV)
 	@mkdir -p build
+	@touch $@
 
-$(VENV)/.run: $(BIN)/python setup.cfg constraints.txt
+$(VENV)/.run: $(VENV)/.made setup.cfg constraints.txt
 	$(PIP) install --constraint constraints.txt --editable .[node,admin]
 	@touch $@
 
-$(VENV)/.test: $(BIN)/python setup.cfg constraints.txt
+$(VENV)/.test: $(VENV)/.made setup.cfg constraints.txt
 	$(PIP) install --constraint constraints.txt --editable .[test,docs]
 	@touch $@ $(VENV)/.run
