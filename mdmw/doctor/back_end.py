@@ -73,7 +73,7 @@ class Nova:
         return proofs
 
 
-def neutron(stages: Sequence[Stage]) -> Neutron | None:
+def neutron_of(stages: Sequence[Stage]) -> Neutron | None:
     """None when a pipeline does not ask Neutron by REST; raises `ConfigError`."""
     stage = _stage(stages, "instance-resolve")
     if stage is None:
@@ -88,7 +88,7 @@ def neutron(stages: Sequence[Stage]) -> Neutron | None:
     return Neutron(keystone, RestQueries(keystone.get, _MOST_PORTS), auth_url)
 
 
-def resolver(stages: Sequence[Stage]) -> Resolver | None:
+def resolver_of(stages: Sequence[Stage]) -> Resolver | None:
     """Another resolver that can be asked at once, as an inventory; raises `ConfigError`."""
     stage = _stage(stages, "instance-resolve")
     if stage is None:
@@ -97,7 +97,7 @@ def resolver(stages: Sequence[Stage]) -> Resolver | None:
     return kind(settings) if getattr(kind, "cheap", False) else None
 
 
-def nova(stages: Sequence[Stage]) -> Nova | None:
+def nova_of(stages: Sequence[Stage]) -> Nova | None:
     """None when a pipeline does not ask Nova; raises `ConfigError`."""
     stage = _stage(stages, "nova-forward")
     if stage is None:
@@ -421,7 +421,7 @@ def behind(what: Scene, known: list[Known], notes: Notes, end: float) -> None:
             "Keystone, Neutron, Nova: no pipeline asks them; name it with --ini, --pipeline"
         )
         return
-    there = notes.read(lambda: nova(what.stages), None)
+    there = notes.read(lambda: nova_of(what.stages), None)
     tasks = dict(_who_they_are(what, known, notes))
     if there:
         tasks |= {f"Nova at {address}": partial(_ask, there, address, notes) for address in there.addresses}
@@ -433,8 +433,8 @@ def behind(what: Scene, known: list[Known], notes: Notes, end: float) -> None:
 
 
 def _who_they_are(what: Scene, known: list[Known], notes: Notes) -> Iterable[tuple[str, Callable[[], None]]]:
-    neutron = notes.read(lambda: neutron(what.stages), None)
-    resolver = notes.read(lambda: resolver(what.stages), None)
+    neutron = notes.read(lambda: neutron_of(what.stages), None)
+    resolver = notes.read(lambda: resolver_of(what.stages), None)
     questions = _questions(what, notes)
     if neutron:
         yield "Keystone and Neutron", lambda: _learn(ask_neutron(neutron, questions), known, notes)

@@ -203,8 +203,8 @@ def test_workers_have_no_privileges(place: Site) -> None:
 _ATTEMPTS = """
 import ctypes, json, os, socket, sys
 from pathlib import Path
-from mdmw.identity import give_up
-give_up()
+from mdmw.identity import drop_all_privileges
+drop_all_privileges()
 libc = ctypes.CDLL(None, use_errno=True)
 def attempt(deed):
     try:

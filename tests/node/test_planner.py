@@ -28,12 +28,11 @@ PLACES = {"state": "/var/lib/x", "neutron_dhcp": None, "firewall": "nftables"}
 _PROGRAM = """
 import os, socket, sys, time
 from pathlib import Path
-from mdmw.node import messages
-from mdmw.node.channel import Channel
+from mdmw.node.channel import TO_CONVERGE, Channel
 directory = Path({directory!r})
 number = len(list(directory.glob("start-*")))
 (directory / f"start-{{number}}").touch()
-channel = Channel(socket.socket(fileno=3), messages.TO_CONVERGE)
+channel = Channel(socket.socket(fileno=3), TO_CONVERGE)
 def memory(text, seals=15):
     import fcntl
     descriptor = os.memfd_create("plan", os.MFD_ALLOW_SEALING)
