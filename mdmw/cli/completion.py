@@ -1,46 +1,40 @@
-"""`mdmw completion`: tab completion, made from the parser itself."""
+"""`mdmw completion`: the library shtab makes a script for tab completion from the parser of `mdmw`."""
 
 import argparse
+from collections.abc import Iterator
 from typing import Any
 
-_SCRIPT = """\
-# mdmw completion bash > /etc/bash_completion.d/mdmw
-# In zsh: autoload -U bashcompinit && bashcompinit && source <(mdmw completion bash)
-_mdmw() {{
-    local word=${{COMP_WORDS[COMP_CWORD]}} words
-    case ${{COMP_WORDS[1]}} in
-{cases}
-        *) words="{commands}" ;;
-    esac
-    [ "$COMP_CWORD" -eq 1 ] && words="{commands}"
-    COMPREPLY=($(compgen -W "$words" -- "$word"))
-}}
-complete -o default -F _mdmw mdmw
-"""
+_SHELLS = ("bash", "zsh", "tcsh")
+#: Placeholder of an argument in the help text -> attribute of shtab that completes such an argument.
+_COMPLETED_AS = {"FILE": "FILE", "PATH": "FILE", "DIR": "DIRECTORY"}
 
 
 def add_parser(commands: Any) -> None:
-    """`mdmw completion bash`."""
+    """`mdmw completion SHELL`."""
     parser = commands.add_parser(
         "completion",
         help="print a script for tab completion",
-        description="Print a completion script for bash, which zsh can read too.",
+        description="Print a script that completes commands and options. bash loads the script from "
+        "/etc/bash_completion.d/mdmw. zsh loads the script from a file _mdmw in a directory of $fpath.",
     )
-    parser.add_argument("shell", choices=["bash"])
-    parser.set_defaults(run=run)
+    parser.add_argument("shell", choices=_SHELLS, help="shell that reads the script")
+    parser.set_defaults(run=_print_script)
 
 
-def run(_arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Print the script."""
-    commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices
-    cases = [f'        {name}) words="{" ".join(_words(command))}" ;;' for name, command in commands.items()]
-    print(_SCRIPT.format(cases="\n".join(cases), commands=" ".join(commands)), end="")
+def _print_script(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    import shtab  # only this command needs the library
+
+    for action in _actions(parser):
+        if action.metavar in _COMPLETED_AS:
+            action.complete = getattr(shtab, _COMPLETED_AS[action.metavar])  # type: ignore[attr-defined]
+    print(shtab.complete(parser, arguments.shell))
     return 0
 
 
-def _words(command: argparse.ArgumentParser) -> list[str]:
-    words = []
-    for action in command._actions:
-        words += [option for option in action.option_strings if option.startswith("--")]
-        words += [str(choice) for choice in action.choices or ()]
-    return words
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """Every argument of a parser and of the parsers of its subcommands."""
+    for action in parser._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from _actions(command)

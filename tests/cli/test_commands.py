@@ -102,11 +102,39 @@ def test_sign_needs_a_pipeline_that_signs(mdmw, ini):
     assert "[pipeline:proxy] has no hmac-sign" in err
 
 
-def test_completion_completes(mdmw, tmp_path):
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("res", ["resolve"]),
+        ("resolve --ro", ["--router"]),
+        ("node pl", ["plan"]),  # a command of a command
+        ("node plan --js", ["--json"]),
+        ("serve agent --server g", ["gunicorn", "gunicorn-gevent", "granian"]),
+        ("check --ini api-", ["api-paste.ini"]),  # a file
+    ],
+)
+def test_completion_in_bash(mdmw, ini, typed, completed):
+    """What bash offers for the last word of a line."""
     _, script, _ = mdmw("completion", "bash")
-    asked = 'COMP_WORDS=(mdmw resolve --ro); COMP_CWORD=2; _mdmw; echo "${COMPREPLY[@]}"'
-    done = subprocess.run(["bash", "-c", script + asked], capture_output=True, text=True, check=True)
-    assert done.stdout == "--router\n"
+    words = ["mdmw", *typed.split()]
+    asked = f"""
+COMP_WORDS=({" ".join(words)}); COMP_CWORD={len(words) - 1}
+"$(complete -p mdmw | sed 's/.*-F \\([^ ]*\\) .*/\\1/')" mdmw "{words[-1]}" "{words[-2]}"
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+    done = subprocess.run(
+        ["bash", "-c", script + asked], capture_output=True, text=True, check=True, cwd=ini.parent
+    )
+    assert sorted(done.stdout.split()) == sorted(completed)
+
+
+@pytest.mark.parametrize(("shell", "begins"), [("zsh", "#compdef mdmw"), ("tcsh", "# AUTOMATICALLY")])
+def test_completion_in_other_shells(mdmw, shell, begins):
+    """The library makes the script; each command of mdmw is in it."""
+    status, script, _ = mdmw("completion", shell)
+    assert status == 0
+    assert script.startswith(begins)
+    assert all(command in script for command in ("serve", "doctor", "inventory"))
 
 
 @pytest.mark.parametrize("words", [[], ["frobnicate"], ["serve"], ["resolve", "--address", "10.0.0.5"]])
