@@ -32,6 +32,9 @@ CONFIG_DIR = cfg.ListOpt(
 )
 #: What the loader of pipelines adds to the global dict: the name of the pipeline.
 PIPELINE = "mdmw_pipeline"
+#: What the loader of pipelines adds to the global dict: a dict in which stages keep the objects that
+#: they share. Each load of a pipeline has its own.
+SHARED = "mdmw_shared"
 
 _LOCATION = re.compile(r"LocationInfo\(.*?detail='(.*?)'\)")  # how oslo.config names a file
 _QUOTED_LINE = re.compile(r": (['\"]).*\1$", re.DOTALL)  # how oslo.config ends a parse error
@@ -63,7 +66,7 @@ def load(
     # What the section gives stays out of oslo.config, which would replace a $name in it.
     conf = files.parse(place, [opt for opt in options if opt.dest not in values])
     rest = {opt.dest: _from_files(place, opt, conf, files) for opt in options if opt.dest not in values}
-    return Settings(place=place, config=files, **values, **rest)
+    return Settings(place=place, config=files, shared=global_conf.get(SHARED, {}), **values, **rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +108,10 @@ class ConfigFiles:
 
 
 class Settings(SimpleNamespace):
-    """One attribute per option, `place` for messages and `config`, a `ConfigFiles`.
+    """One attribute for each option, `place` for messages, `config` (a `ConfigFiles`) and `shared`.
 
-    Shows no values, since some are secret.
+    `shared` is a dict for objects that the stages of one pipeline share. `repr` shows no values, since
+    some are secret.
     """
 
     def __repr__(self) -> str:

@@ -11,6 +11,12 @@ settings.register_profile("mdmw", deadline=None)
 settings.load_profile("mdmw")
 
 
+@pytest.fixture(autouse=True)
+def changed_files_are_waited_for(monkeypatch):
+    """On a busy machine it may take longer than the grace of a request to read a small file again."""
+    monkeypatch.setattr("mdmw.reloading._GRACE", 20.0)
+
+
 @pytest.fixture
 def peers():
     """Makes scripted peers, and closes them after the test."""

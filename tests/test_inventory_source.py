@@ -12,7 +12,8 @@ from webob import Request
 
 from mdmw.errors import ConfigError, NotIdentified
 from mdmw.filters.instance_resolve import make_resolver
-from mdmw.inventory.file import load, reloading
+from mdmw.inventory.file import load
+from mdmw.inventory.source import inventory_of
 from mdmw.inventory.store import Caller, InventoryStore
 from mdmw.inventory.values import Inventory
 from mdmw.node import settings as node_settings
@@ -39,7 +40,7 @@ def store(path):
 
 
 def watched(path):
-    return reloading(SimpleNamespace(place="test", inventory_db=str(path)), lambda inventory: inventory)
+    return inventory_of(SimpleNamespace(place="test", inventory_db=str(path)))
 
 
 def until(source, expected, seconds=5.0):

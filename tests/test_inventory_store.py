@@ -1,10 +1,15 @@
 """The embedded inventory: resources with versions, whole after each change, and a record of each change."""
 
+import functools
+import ipaddress
 import multiprocessing
 import os
+import random
 import sqlite3
 import stat
 import threading
+import time
+from collections import Counter
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,13 +19,15 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from test_inventory_document import inventories
 
+from mdmw import checked_yaml
 from mdmw.errors import BadRequest, ConfigError, Conflict, NotFound, Outdated, Unavailable
 from mdmw.inventory import sqlite
-from mdmw.inventory.entries import of_entry
+from mdmw.inventory.claims import write_all_claims
+from mdmw.inventory.entries import check_inventory, of_entry
 from mdmw.inventory.file import load
 from mdmw.inventory.sqlite import KINDS, Reader
 from mdmw.inventory.store import Caller, InventoryStore
-from mdmw.inventory.values import Inventory
+from mdmw.inventory.values import Guest, Inventory, Network, Port, Subnet
 
 SAMPLE = load(Path(__file__).parents[1] / "etc" / "inventory.yaml")
 BLUE, GREEN, RED = SAMPLE.networks
@@ -446,20 +453,216 @@ def test_names_that_are_odd_in_an_address(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("statement", "said"),
+    ("statement", "said", "change", "error_of_change"),
     [
         (
             "UPDATE resources SET document = replace(document, 'fa:16:3e:5b:10:05', 'x')",
             "mac: 'x': a MAC address",
+            lambda store: store.delete("networks", BLUE.id, None, OPS),
+            Unavailable,
         ),
-        ("DELETE FROM resources WHERE kind = 'networks'", "interfaces[0].subnet: no network has this subnet"),
+        (
+            "DELETE FROM resources WHERE kind = 'networks'",
+            "interfaces[0].subnet: no network has this subnet",
+            lambda store: store.create("instances", port(), OPS),
+            Conflict,
+        ),
     ],
 )
-def test_what_somebody_else_has_written_is_checked(full, path, statement, said):
+def test_what_another_program_has_written_is_checked(full, path, statement, said, change, error_of_change):
+    """When it is read, and by each change that has to do with it."""
     with closing(sqlite3.connect(path)) as database, database:
         database.execute(statement)
     with pytest.raises(ConfigError) as error:
         Reader(path).read()
     assert said in str(error.value)
-    with pytest.raises(Unavailable):
+    with pytest.raises(error_of_change):
+        change(full)
+
+
+def test_a_wrong_document_of_another_program_can_be_replaced(full, path):
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE resources SET document = '{}' WHERE id = ?", (ADA.id,))
+    full.replace("instances", ADA.id, of_entry(ADA), None, OPS)
+    assert Reader(path).read() == SAMPLE
+
+
+# --- a change is checked against the resources that it can conflict with --------------------------
+
+
+def claims_in(path):
+    with closing(sqlite3.connect(path)) as database:
+        return set(database.execute("SELECT key, kind, id FROM claims"))
+
+
+def rebuilt_claims(path, inventory):
+    with sqlite.writing(path) as database:
+        write_all_claims(database, inventory)
+    return claims_in(path)
+
+
+class Dice:
+    """Documents from so few ids and addresses that most changes conflict with something."""
+
+    def __init__(self, seed):
+        self.random = random.Random(seed)
+
+    def id(self, kind, most):
+        return f"{kind}0000000-0000-4000-8000-00000000000{self.random.randrange(most)}"
+
+    def address(self):
+        return f"10.0.{self.random.randrange(3)}.{self.random.randrange(1, 6)}"
+
+    def maybe(self, **values):
+        return {key: value for key, value in values.items() if self.random.random() < 0.5}
+
+    def several(self, most, make):
+        return [make() for _ in range(self.random.randrange(most + 1))]
+
+    def networks(self):
+        def subnet():
+            third = self.random.randrange(3)
+            return {"id": self.id("b", 4), "cidr": f"10.0.{third}.0/24"} | self.maybe(
+                gateway_ip=self.address(), dhcp_address=f"10.0.{third}.{self.random.randrange(1, 6)}"
+            )
+
+        return {"id": self.id("a", 3), "subnets": self.several(2, subnet)} | self.maybe(
+            bridge=f"br{self.random.randrange(2)}"
+        )
+
+    def routers(self):
+        def interface():
+            return {"subnet": self.id("b", 4)} | self.maybe(address=self.address())
+
+        return {"id": self.id("c", 3), "interfaces": self.several(2, interface)}
+
+    def instances(self):
+        def one():
+            return {
+                "id": self.id("e", 6),
+                "network": self.id("a", 3),
+                "mac": f"fa:16:3e:00:00:0{self.random.randrange(6)}",
+                "addresses": self.several(2, self.address),
+            }
+
+        return {"id": self.id("d", 5), "project_id": "p", "name": "g", "ports": self.several(2, one)}
+
+
+def whole_check(entries):
+    """What a check of the whole inventory says."""
+    inventory = Inventory(**{kind: tuple(entries[kind].values()) for kind in KINDS})
+    try:
+        check_inventory(inventory, sqlite.places_in(inventory))
+    except ConfigError as error:
+        return str(error).partition(":")[2].partition("already that")[0]
+    return None
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_change_is_refused_when_a_check_of_the_whole_inventory_refuses_it(store, path, seed):
+    """Creating, replacing and deleting, of each kind."""
+    dice = Dice(seed)
+    entries = {kind: {} for kind in KINDS}
+    verdicts = Counter()
+    for _ in range(250):
+        kind = dice.random.choice(["networks", "routers", "instances", "instances"])
+        document = getattr(dice, kind)()
+        id_ = document["id"]
+        try:
+            entry = KINDS[kind](checked_yaml.document(document))
+        except ConfigError:  # it is wrong by itself
+            continue
+        after = {one: dict(of_kind) for one, of_kind in entries.items()}
+        if id_ not in entries[kind]:
+            after[kind][id_] = entry
+            change = functools.partial(store.create, kind, document, OPS)
+        elif dice.random.random() < 0.3:
+            del after[kind][id_]
+            change = functools.partial(store.delete, kind, id_, None, OPS)
+        else:
+            after[kind][id_] = entry
+            change = functools.partial(store.replace, kind, id_, document, None, OPS)
+        expected = whole_check(after)
+        verdicts[kind, change.func.__name__, expected is None] += 1
+        if expected is None:
+            change()
+            entries = after
+        else:
+            with pytest.raises(Conflict) as error:
+                change()
+            assert str(error.value).partition(":")[2].partition("already that")[0] == expected
+    read = Reader(path).read()
+    assert read == Inventory(**{kind: tuple(entries[kind].values()) for kind in KINDS})
+    assert claims_in(path) == rebuilt_claims(path, read)
+    assert len(verdicts) > 12
+
+
+def guests(number):
+    network = Network(ID, subnets=(Subnet(RED.subnets[0].id, ipaddress.ip_network("10.0.0.0/16")),))
+    return Inventory(
+        (network,),
+        (),
+        tuple(
+            Guest(
+                f"55555555-0000-4000-8000-{i:012d}",
+                "p",
+                "g",
+                ports=(
+                    Port(
+                        f"66666666-0000-4000-8000-{i:012d}",
+                        ID,
+                        f"fa:16:3e:00:{i >> 8:02x}:{i & 255:02x}",
+                        (f"10.0.{i >> 7}.{i & 127}",),
+                    ),
+                ),
+            )
+            for i in range(number)
+        ),
+    )
+
+
+def test_the_cost_of_a_change_does_not_grow_with_the_inventory(tmp_path):
+    """The best of several times: of a new instance, of a deletion, and of a network with another name."""
+    best = {}
+    for number in (100, 6000):
+        store = InventoryStore(str(tmp_path / f"{number}.sqlite"))
+        store.fill(guests(number), OPS)
+        times = []
+        for i in range(8):
+            began = time.perf_counter()
+            new = store.create("instances", of_entry(guests(6001 + i).instances[-1]), OPS)
+            store.replace("networks", ID, of_entry(guests(1).networks[0]) | {"name": f"n{i}"}, None, OPS)
+            store.delete("instances", new.id, new.version, OPS)
+            times.append(time.perf_counter() - began)
+        best[number] = min(times)
+    assert best[6000] < 2 * best[100] + 0.01
+
+
+def test_a_database_of_layout_1_is_read_and_gets_its_claims_with_the_first_change(full, path):
+    claims = claims_in(path)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("DROP TABLE claims")
+        database.execute("PRAGMA user_version = 1")
+    assert Reader(path).read() == SAMPLE
+    store = InventoryStore(str(path))
+    with pytest.raises(Conflict, match="this MAC address is already that of"):
+        store.create("instances", port(mac=ADA.ports[0].mac), OPS)
+    store.create("instances", port(), OPS)
+    assert claims < claims_in(path)
+
+
+def test_a_locked_database_is_waited_for_and_not_for_ever(full, path, monkeypatch):
+    """Each wait is a sleep that gevent can turn into a switch; SQLite itself never waits."""
+    monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.2)
+    reader = Reader(path)
+    seen = reader.look()
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable, match="database is locked"):
+            full.create("networks", {"id": ID}, OPS)
+        assert reader.look() == seen
+        free = threading.Timer(0.1, other.execute, ["COMMIT"])
+        free.start()
         full.create("networks", {"id": ID}, OPS)
+        free.join()
+    assert reader.look() != seen

@@ -47,6 +47,7 @@ from mdmw.inventory.values import (
     Subnet,
 )
 from mdmw.records import is_uuid, normalise_address, normalise_mac
+from mdmw.reloading import with_rests
 
 #: Bytes; four chunks of 255, as in Nova (spec 7.4).
 MAX_PASSWORD = 1020
@@ -367,7 +368,7 @@ def _router_addresses(inventory: Inventory) -> Iterator[_Found]:
 
 
 def _ports(inventory: Inventory) -> Iterator[tuple[Port, Steps]]:
-    for i, guest in enumerate(inventory.instances):
+    for i, guest in enumerate(with_rests(inventory.instances)):
         for j, port in enumerate(guest.ports):
             yield port, ("instances", i, "ports", j)
 

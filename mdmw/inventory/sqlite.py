@@ -1,10 +1,9 @@
-"""The SQLite file of an inventory: its tables, its connections, and reading it as one whole.
+"""The SQLite database of an inventory: its tables, its connections, and how the whole inventory is read.
 
-It is in WAL mode, so that readers and writers do not wait for each other. A connection
-lasts as long as one operation: nothing is carried across a fork.
+The database is in WAL mode, so that readers and writers do not wait for each other. A connection
+lasts as long as one operation, so that no connection is carried across a fork.
 """
 
-import hashlib
 import json
 import os
 import secrets
@@ -12,6 +11,7 @@ import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,8 @@ from mdmw.errors import ConfigError
 from mdmw.inventory import entries
 from mdmw.inventory.entries import Entry, check_inventory, of_entry
 from mdmw.inventory.values import Inventory
+from mdmw.locking import is_locked, when_free
+from mdmw.reloading import with_rests
 
 Kind = Literal["networks", "routers", "instances"]
 
@@ -30,11 +32,12 @@ KINDS: Mapping[Kind, Callable[[Node], Entry]] = {
 }
 
 _APPLICATION = 0x6D646D77  # "mdmw", for file(1) too
-_LAYOUT = 1
+#: The layout of a new database. Layout 1 has no table `claims`; the first change adds this table.
+LAYOUT = 2
 _BUSY_SECONDS = 5.0
 
-# The number of the change that made it is the version of a resource. It starts anywhere, so that
-# nobody takes one database for another that was at the same place before.
+# The version of a resource is the number of the change that made it. The first number is random, so
+# that nobody takes this database for another one that was at the same path before.
 _TABLES = (
     """CREATE TABLE resources (
         position INTEGER PRIMARY KEY,
@@ -59,22 +62,33 @@ _TABLES = (
     )""",
     "CREATE INDEX changes_by_time ON changes (time)",
     f"PRAGMA application_id = {_APPLICATION}",
-    f"PRAGMA user_version = {_LAYOUT}",
+)
+
+#: What is new in layout 2: the keys of each resource (`mdmw.inventory.claims`).
+CLAIMS_TABLE = (
+    """CREATE TABLE claims (
+        key TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        id TEXT NOT NULL,
+        PRIMARY KEY (key, kind, id)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX claims_by_resource ON claims (kind, id)",
+    f"PRAGMA user_version = {LAYOUT}",
 )
 
 
 def make(path: Path) -> None:
-    """Make an empty database that is its owner's alone, unless there is something; raises `ConfigError`."""
+    """Make an empty database with mode 0600, unless there is a file already; raises `ConfigError`."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.exists():
             return
-        # Nobody sees half of it.
+        # The name appears when the database is complete.
         with tempfile.TemporaryDirectory(prefix=".mdmw-", dir=path.parent) as folder:
             new = Path(folder) / "new"
             new.touch(mode=0o600)
             with closing(_connect(new, "rw")) as database:
-                for statement in _TABLES:
+                for statement in (*_TABLES, *CLAIMS_TABLE):
                     database.execute(statement)
                 database.execute("INSERT INTO sqlite_sequence VALUES ('changes', ?)", (secrets.randbits(48),))
                 database.execute("PRAGMA journal_mode = WAL")
@@ -86,42 +100,64 @@ def make(path: Path) -> None:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """The database as it is now, whatever is written meanwhile; raises `ConfigError`."""
-    with _opened(path, "ro") as database:
-        database.execute("BEGIN")
+def reading(path: Path, patience: float = _BUSY_SECONDS) -> Iterator[sqlite3.Connection]:
+    """The database as it is now, whatever is written meanwhile.
+
+    Raises `ConfigError`, also when other processes keep the database locked for `patience` seconds.
+    """
+    with _opened(path, "ro", "BEGIN", patience) as database:
         yield database
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[sqlite3.Connection]:
-    """The database, while nobody else can write; an exception undoes it all. Raises `ConfigError`."""
-    with _opened(path, "rw") as database:
-        database.execute("PRAGMA secure_delete = ON")  # there are passwords in it
-        database.execute("BEGIN IMMEDIATE")
+    """The database, while no other process can write; an exception undoes all changes.
+
+    Raises `ConfigError`, also when other processes keep the database locked for 5 seconds.
+    """
+    with _opened(path, "rw", "BEGIN IMMEDIATE", _BUSY_SECONDS) as database:
         yield database
         database.execute("COMMIT")
 
 
+def layout_of(database: sqlite3.Connection) -> int:
+    """The layout of the tables: 1 or 2."""
+    number: int = database.execute("PRAGMA user_version").fetchone()[0]
+    return number
+
+
 @contextmanager
-def _opened(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
+def _opened(path: Path, mode: str, begin: str, patience: float) -> Iterator[sqlite3.Connection]:
     if not path.is_file():
         raise ConfigError(f"{path}: " + ("is not a file" if path.exists() else "there is no such file"))
     try:
-        with closing(_connect(path, mode)) as database:
-            ((application,), (layout,)) = (
-                database.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")
-            )
-            if (application, layout) != (_APPLICATION, _LAYOUT):
-                raise ConfigError(f"{path}: is no inventory, or one of another version of mdmw")
+        with closing(when_free(partial(_begun, path, mode, begin), patience)) as database:
             yield database
     except (OSError, sqlite3.Error) as error:
         raise ConfigError(f"{path}: {_problem(error)}") from error
 
 
+def _begun(path: Path, mode: str, begin: str) -> sqlite3.Connection:
+    database = _connect(path, mode)
+    try:
+        database.execute("PRAGMA secure_delete = ON")  # passwords are in the documents
+        database.execute(begin)
+        _check_layout(path, database)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _check_layout(path: Path, database: sqlite3.Connection) -> None:
+    ((application,),) = database.execute("PRAGMA application_id")
+    if application != _APPLICATION or not 1 <= layout_of(database) <= LAYOUT:
+        raise ConfigError(f"{path}: is no inventory, or one of another version of mdmw")
+
+
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?mode={mode}"
-    database = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
+    database = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)
     database.row_factory = sqlite3.Row
     return database
 
@@ -131,13 +167,19 @@ def _problem(error: Exception) -> str:
 
 
 def last_change(database: sqlite3.Connection) -> int:
-    """The number of the last change; it only grows."""
+    """The number of the last change; later changes have higher numbers."""
     number: int = database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'changes'").fetchone()[0]
     return number
 
 
+def entry_of(row: sqlite3.Row) -> Entry:
+    """The entry in a row of `resources`; raises `ConfigError` when another program wrote a wrong document."""
+    kind: Kind = row["kind"]
+    return KINDS[kind](document(json.loads(row["document"]), f"{kind}[{row['id']}]"))
+
+
 def places_in(inventory: Inventory) -> At:
-    """The node of a value, by the way to it, for messages; entries have their id in place of a number."""
+    """For messages: finds a value by the steps to it. An entry is named by its id and not by its number."""
 
     def at(kind: str, number: int, *steps: str | int) -> Node:
         entry: Entry = getattr(inventory, kind)[number]
@@ -147,41 +189,54 @@ def places_in(inventory: Inventory) -> At:
 
 
 class Contents:
-    """The values in the database; what has not changed is not parsed again. Not for two threads at once."""
+    """Reads the whole inventory. Entries that have the version of last time are not parsed again.
+
+    One thread at a time may use it.
+    """
 
     def __init__(self) -> None:
-        self._parsed: dict[bytes, Entry] = {}
+        self._parsed: dict[tuple[Kind, str, int], Entry] = {}
 
     def read(self, database: sqlite3.Connection) -> Inventory:
-        """The inventory; raises `ConfigError` when somebody else has written what is not allowed."""
-        parsed: dict[bytes, Entry] = {}
+        """The inventory; raises `ConfigError` when another program wrote what is not allowed."""
+        parsed: dict[tuple[Kind, str, int], Entry] = {}
         entries: dict[Kind, list[Entry]] = {kind: [] for kind in KINDS}
-        for kind, id_, text in database.execute("SELECT kind, id, document FROM resources ORDER BY position"):
-            digest = hashlib.sha256(f"{kind} {text}".encode()).digest()
-            entry = self._parsed.get(digest) or KINDS[kind](document(json.loads(text), f"{kind}[{id_}]"))
-            parsed[digest] = entry
+        rows = database.execute("SELECT position, kind, id, version FROM resources ORDER BY position")
+        for position, kind, id_, version in with_rests(rows):
+            key = (kind, id_, version)
+            entry = self._parsed.get(key)
+            if entry is None:
+                question = "SELECT kind, id, document FROM resources WHERE position = ?"
+                entry = entry_of(database.execute(question, (position,)).fetchone())
+            parsed[key] = entry
             entries[kind].append(entry)
-        self._parsed = parsed
         of_kinds: dict[str, Any] = {kind: tuple(found) for kind, found in entries.items()}
         inventory = Inventory(**of_kinds)
         check_inventory(inventory, places_in(inventory))
+        self._parsed = parsed
         return inventory
 
 
 class Reader:
-    """A database as a file that is read again when it changes (`mdmw.reloading`)."""
+    """A database as a source for `mdmw.reloading.Reloading`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._contents = Contents()
+        self._seen: int | None = None
 
     def look(self) -> int | None:
-        """Another value when there is something new; None when that cannot be said."""
+        """The number of the last change; None when the database cannot be read.
+
+        Called in the thread of a guest's request, so that it does not wait for a locked database.
+        """
         try:
-            with reading(self._path) as database:
-                return last_change(database)
-        except ConfigError:
-            return None
+            with reading(self._path, patience=0) as database:
+                self._seen = last_change(database)
+        except ConfigError as error:
+            if not is_locked(error.__cause__):
+                self._seen = None
+        return self._seen
 
     def read(self) -> Inventory:
         """The inventory; raises `ConfigError`."""

@@ -4,12 +4,11 @@ Documents are those of one entry of `etc/inventory.yaml`, as JSON values. What c
 same thing in one form: addresses normalised, defaults left out, bytes as text or `..._base64`.
 """
 
-import dataclasses
 import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,9 +17,9 @@ from typing import Any
 
 from mdmw import checked_yaml
 from mdmw.errors import BadRequest, ConfigError, Conflict, NotFound, Outdated, Unavailable
-from mdmw.inventory import sqlite
+from mdmw.inventory import claims, sqlite
 from mdmw.inventory.entries import Entry, check_inventory, of_entry
-from mdmw.inventory.sqlite import KINDS, Contents, Kind, last_change, places_in
+from mdmw.inventory.sqlite import KINDS, LAYOUT, Contents, Kind, last_change, layout_of, places_in
 from mdmw.inventory.values import Inventory
 from mdmw.records import is_uuid
 
@@ -142,11 +141,10 @@ class InventoryStore:
     def __init__(self, path: str, retention: float = 0.0) -> None:
         self._path = Path(path)
         self._retention = retention
-        self._lock = threading.Lock()
-        self._contents = Contents()
+        self._lock = threading.Lock()  # threads of one process wait here, and not for the database
         sqlite.make(self._path)
         with sqlite.reading(self._path) as database:
-            self._contents.read(database)
+            Contents().read(database)
 
     def page(self, kind: Kind, limit: int = 1000, after: str | None = None) -> list[Resource]:
         """Up to `limit` resources, the oldest first, from behind the one with the id `after`; `NotFound`."""
@@ -166,12 +164,13 @@ class InventoryStore:
     def create(self, kind: Kind, document: Document, caller: Caller) -> Resource:
         """Add a resource; raises `BadRequest` for the document, `Conflict` when it does not fit others."""
         entry = _checked(kind, document)
-        with self._writing() as (database, inventory):
-            others = _entries(inventory, kind)
-            if any(other.id == entry.id for other in others):
+        with self._writing() as database:
+            if _find(database, kind, entry.id) is not None:
                 raise Conflict(f"{kind}[{entry.id}] is there already")
-            _check_whole(inventory, kind, [*others, entry])
-            return _put(database, kind, entry, None, caller)
+            _check(database, kind, entry.id, entry)
+            made = _put(database, kind, entry, None, caller)
+            claims.write_claims(database, kind, entry.id, entry)
+            return made
 
     def replace(
         self, kind: Kind, id: str, document: Document, version: int | None, caller: Caller
@@ -183,37 +182,41 @@ class InventoryStore:
         entry = _checked(kind, document)
         if entry.id != id:
             raise BadRequest(f"id: {id} is allowed, since that is what is replaced")
-        with self._writing() as (database, inventory):
+        with self._writing() as database:
             old = _seen(database, kind, id, version)
-            _check_whole(inventory, kind, [entry if o.id == id else o for o in _entries(inventory, kind)])
-            return _put(database, kind, entry, old, caller)
+            _check(database, kind, id, entry)
+            new = _put(database, kind, entry, old, caller)
+            claims.write_claims(database, kind, id, entry)
+            return new
 
     def delete(self, kind: Kind, id: str, version: int | None, caller: Caller) -> None:
         """Take a resource away; raises `NotFound`, `Outdated`, and `Conflict` when another one needs it."""
-        with self._writing() as (database, inventory):
+        with self._writing() as database:
             old = _seen(database, kind, id, version)
-            _check_whole(inventory, kind, [o for o in _entries(inventory, kind) if o.id != id])
+            _check(database, kind, id, None)
             _remove(database, old, caller)
+            claims.write_claims(database, kind, id, None)
 
     def fill(self, inventory: Inventory, caller: Caller, *, replace: bool = False) -> int:
         """Make the database say what a checked inventory says, all at once; how many changes that took.
 
         Raises `Conflict` when it says something already, unless that may be replaced.
         """
-        with self._writing() as (database, present):
-            if present != Inventory() and not replace:
-                raise Conflict(f"{self._path} has an inventory already")
-            before = last_change(database)
+        with self._writing() as database:
             there = {
                 (row["kind"], row["id"]): _resource(row)
                 for row in database.execute("SELECT * FROM resources")
             }
+            if there and not replace:
+                raise Conflict(f"{self._path} has an inventory already")
+            before = last_change(database)
             wanted = {(kind, entry.id): entry for kind in KINDS for entry in _entries(inventory, kind)}
             for key, old in there.items():
                 if key not in wanted:
                     _remove(database, old, caller)
             for key, entry in wanted.items():
                 _put(database, key[0], entry, there.get(key), caller)
+            claims.write_all_claims(database, inventory)
             return last_change(database) - before
 
     def changes(
@@ -234,11 +237,12 @@ class InventoryStore:
             raise Unavailable(str(error)) from None
 
     @contextmanager
-    def _writing(self) -> Iterator[tuple[sqlite3.Connection, Inventory]]:
-        """The database, and what it says until now."""
+    def _writing(self) -> Iterator[sqlite3.Connection]:
         try:
             with self._lock, sqlite.writing(self._path) as database:
-                yield database, self._contents.read(database)
+                if layout_of(database) < LAYOUT:
+                    claims.add_table(database)
+                yield database
                 if self._retention:
                     forget(database, self._retention)
         except ConfigError as error:
@@ -252,12 +256,11 @@ def _checked(kind: Kind, document: Document) -> Entry:
         raise BadRequest(str(error)) from None
 
 
-def _check_whole(inventory: Inventory, kind: Kind, entries: Iterable[Entry]) -> None:
-    """The inventory is right with these entries of that kind."""
-    of_kind: dict[str, Any] = {kind: tuple(entries)}
-    changed = dataclasses.replace(inventory, **of_kind)
+def _check(database: sqlite3.Connection, kind: Kind, id: str, new: Entry | None) -> None:
+    """Raises `Conflict` when the other resources do not allow this change."""
+    inventory = claims.affected(database, kind, id, new)
     try:
-        check_inventory(changed, places_in(changed))
+        check_inventory(inventory, places_in(inventory))
     except ConfigError as error:
         raise Conflict(str(error)) from None
 
@@ -293,10 +296,15 @@ def _seen(database: sqlite3.Connection, kind: Kind, id: str, version: int | None
 
 
 def _row(database: sqlite3.Connection, kind: Kind, id: str) -> sqlite3.Row:
-    question = "SELECT * FROM resources WHERE kind = ? AND id = ?"
-    row: sqlite3.Row | None = database.execute(question, (kind, id)).fetchone() if is_uuid(id) else None
+    row = _find(database, kind, id)
     if row is None:
         raise NotFound(f"there is no {kind}[{id}]")
+    return row
+
+
+def _find(database: sqlite3.Connection, kind: Kind, id: str) -> sqlite3.Row | None:
+    question = "SELECT * FROM resources WHERE kind = ? AND id = ?"
+    row: sqlite3.Row | None = database.execute(question, (kind, id)).fetchone() if is_uuid(id) else None
     return row
 
 

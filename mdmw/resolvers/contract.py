@@ -44,6 +44,14 @@ class Port:
     fixed_ips: tuple[tuple[str, str], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Where a scope extends: its networks, and for a router the subnets that it is attached to."""
+
+    networks: tuple[str, ...]
+    subnets: frozenset[str] | None = None
+
+
 def wanted_mac(source: Source) -> str | None:
     """The MAC to search a link-local source by; None for any other, which has a fixed IP (R-3).
 

@@ -5,7 +5,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from types import SimpleNamespace
 from typing import Any, ClassVar, Protocol
@@ -17,7 +17,7 @@ from oslo_config import cfg
 from mdmw.errors import NotIdentified, Unavailable
 from mdmw.records import Instance, Scope, Source
 from mdmw.resolvers import keystone
-from mdmw.resolvers.contract import Port, Snapshot, choose, wanted_mac
+from mdmw.resolvers.contract import Port, Reach, Snapshot, choose, wanted_mac
 from mdmw.resolvers.keystone import Keystone, store_for
 from mdmw.upstream import transport
 from mdmw.upstream.settings import limit_options, limits_of
@@ -42,14 +42,6 @@ class PortQueries(Protocol):
 
     def everything(self, networks: Sequence[str]) -> Sequence[Port] | None:
         """All ports on these networks; None when they are too many to be fetched at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """Where a scope extends: its networks, and for a router the subnets it is attached to."""
-
-    networks: tuple[str, ...]
-    subnets: frozenset[str] | None = None
 
 
 class PortResolver:

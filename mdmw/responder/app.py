@@ -24,12 +24,12 @@ from routes import Mapper
 from mdmw.boundary.body import read_body
 from mdmw.boundary.stage import App, Terminal
 from mdmw.errors import BadRequest, BodyTooLarge, Conflict, MethodNotAllowed, NotFound, PipelineError
-from mdmw.inventory import file as inventory_source
+from mdmw.inventory import source
 from mdmw.inventory.entries import MAX_PASSWORD
 from mdmw.inventory.values import Guest, Inventory
 from mdmw.options import load, refuse
 from mdmw.records import INSTANCE, SOURCE, Environ, Instance, Source
-from mdmw.reloading import Reloading
+from mdmw.reloading import View
 from mdmw.responder import trees
 from mdmw.responder.documents import JSON, TEXT, Page, Pages, text_lines
 from mdmw.responder.passwords import PasswordFile, Passwords, PasswordsInMemory
@@ -143,7 +143,7 @@ LOG = logging.getLogger(__name__)
 IMDSV2_SECRET = "imdsv2_secret"  # noqa: S105 - the name of an option
 
 OPTIONS = [
-    *inventory_source.OPTIONS,
+    *source.OPTIONS,
     cfg.StrOpt(
         "password_db",
         help="SQLite file for the passwords that guests set. Made when first used, with its folder; several "
@@ -195,7 +195,7 @@ class Responder(Terminal):
 
     def __init__(
         self,
-        library: Reloading[Library],
+        library: View[Inventory, Library],
         passwords: Passwords,
         tokens: Tokens | None = None,
         today: Callable[[], date] = lambda: datetime.now(UTC).date(),
@@ -327,7 +327,7 @@ def app_factory(global_conf: Mapping[str, str], **local_conf: str) -> Responder:
         return Library(inventory, settings.dhcp_domain.strip("."), _content_type(settings))
 
     return Responder(
-        inventory_source.reloading(settings, library),
+        source.inventory_view(settings, library),
         _passwords(settings),
         _tokens(settings),
     )

@@ -16,7 +16,7 @@ from mdmw.boundary.stage import App
 from mdmw.errors import ConfigError
 from mdmw.observe import introspection
 from mdmw.observe.logs import log_to_stderr
-from mdmw.options import PIPELINE
+from mdmw.options import PIPELINE, SHARED
 from mdmw.wsgi.process import provide_reload
 
 #: The pipelines of the shipped file that have a module under `mdmw.wsgi`.
@@ -79,6 +79,9 @@ def stages(path: str, pipeline: str, global_conf: Mapping[str, str] | None = Non
         path, lambda: loadwsgi.loadcontext(loadwsgi.APP, _uri(path), name=pipeline, global_conf=named)
     )
     contexts = [*context.filter_contexts, context.app_context]
+    shared: dict[Any, Any] = {}
+    for stage in contexts:
+        stage.global_conf[SHARED] = shared
     return [_stage(name, stage) for name, stage in zip(order, contexts, strict=True)]
 
 

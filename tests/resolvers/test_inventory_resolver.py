@@ -55,8 +55,8 @@ def test_a_changed_file_is_used_and_a_broken_one_is_not(tmp_path, monkeypatch, c
     path = tmp_path / "inventory.yaml"
     path.write_text(SAMPLE.read_text())
     resolver = make(path)
-    monkeypatch.setattr(resolver._tables, "_interval", 0)
-    monkeypatch.setattr(resolver._tables, "_next_look", 0)
+    monkeypatch.setattr(resolver._tables._source, "_interval", 0)
+    monkeypatch.setattr(resolver._tables._source, "_next_look", 0)
     path.write_text(SAMPLE.read_text().replace("addresses: [10.0.0.5]", "addresses: [10.0.0.55]", 1))
     assert resolver.resolve(Source("10.0.0.55", BLUE)).id.startswith("7c52af88")
     path.write_text(path.read_text().replace("networks:", "netwroks:", 1))
