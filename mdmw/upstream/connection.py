@@ -216,6 +216,8 @@ class Connection:
         # kernel saves them a poll before each one. Sockets of gevent never block, so that it
         # would do nothing; they may have come after this module was imported.
         self._in_kernel = tls is None and type(self._sock).__module__ == "socket"
+        self._is_tcp = self._sock.family != socket.AF_UNIX
+        self._has_tls = tls is not None
         if self._in_kernel:
             self._sock.settimeout(None)
 
@@ -225,7 +227,10 @@ class Connection:
         self._deadline = deadline
         self._bound()
         try:
-            self._sock.sendall(request)
+            # gevent's sendall costs several times as much, and is needed only when a buffer is full.
+            sent = self._sock.send(request)
+            if sent < len(request):
+                self._sock.sendall(memoryview(request)[sent:])
         except (BlockingIOError, ssl.SSLWantWriteError):
             raise TimeoutError("the request could not be sent") from None
         except (ConnectionError, ssl.SSLEOFError):
@@ -248,7 +253,7 @@ class Connection:
             response.end()
             return
         response.feed(data)
-        if not response.complete and self._sock.family != socket.AF_UNIX:
+        if not response.complete and self._is_tcp:
             # ACK at once: an upstream that writes head and body apart, with Nagle's
             # algorithm on, would otherwise wait 40 ms for it.
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
@@ -256,7 +261,7 @@ class Connection:
     def is_alive(self) -> bool:
         """False when the peer closed, or spoke out of turn, while the connection was idle."""
         try:
-            if self._in_kernel and self._sock.family != socket.AF_UNIX:
+            if self._is_tcp and not self._has_tls:
                 # An end of the connection counts as well; and unlike recv this keeps the interpreter lock.
                 memory = self._sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO_BYTES)
                 return not int.from_bytes(memory[:4], sys.byteorder)  # what has arrived and was not read
