@@ -1,8 +1,7 @@
 """A worker: serves guests on listening sockets that the keeper hands over.
 
-A connection costs a greenlet. The HTTP is gunicorn's, so that guests meet the same limits
-as with `gunicorn -k gevent` (doc/servers.rst). It has no privileges, and nothing that it
-can say to the keeper asks for anything.
+A connection costs a greenlet, which runs `mdmw.node.conversation`. A worker has no privileges, and nothing
+that it can say to the keeper asks for anything.
 """
 
 import _socket
@@ -11,9 +10,6 @@ import logging
 import runpy
 import signal
 import socket
-import struct
-import sys
-from collections.abc import Iterable
 from importlib import resources
 from typing import Any
 
@@ -23,26 +19,19 @@ from gevent.event import Event
 from gevent.hub import get_hub
 from gevent.pool import Group
 from gunicorn.config import Config
-from gunicorn.workers.base_async import AsyncWorker
 
-from mdmw.boundary.peer import LISTENER_MAC, LISTENER_SCOPE
-from mdmw.boundary.stage import App, StartResponse
-from mdmw.errors import MdmwError
+from mdmw.boundary.peer import LISTENER_SCOPE
+from mdmw.boundary.stage import App
 from mdmw.node.channel import MOST_COUNTS, TO_WORKER, Channel, ChannelError, to_scope
-from mdmw.records import Environ, Scope
-from mdmw.wire import one_line
+from mdmw.node.conversation import Conversation, Service
+from mdmw.records import Scope
 
 LOG = logging.getLogger(__name__)
 
 _TURN = 4  # connections accepted of one listener before the others have their turn
-_MORE = 1.0  # seconds for which a body may be silent beyond those that a head has in all
 _NEXT_REQUEST = 1.0  # seconds for a guest that keeps its connection, when the daemon is stopped
 _PAUSE = 0.1  # seconds, when there was no descriptor left
 _ABORTED = (errno.ECONNABORTED, errno.EPROTO, errno.EINTR)
-_TCP_SAVED_SYN = 28  # linux/tcp.h
-_SYN_BYTES = 256
-_ETHERNET = struct.Struct("!6s6sH")
-_IP_VERSIONS = {0x0800: 4, 0x86DD: 6}  # by EtherType
 
 
 class Worker:
@@ -52,10 +41,7 @@ class Worker:
     """
 
     def __init__(self, application: App, config: Config, sock: socket.socket, connections: int) -> None:
-        self.application = application
-        self.config = config
-        self.is_ending = False
-        self.patience: float = config.keepalive
+        self._service = Service(application, config, patience=config.keepalive)
         self._channel = Channel(sock, TO_WORKER)
         self._most = connections
         self._listeners: dict[int, Listener] = {}
@@ -72,7 +58,7 @@ class Worker:
         self._end.wait()
         for key in list(self._listeners):
             self._remove(key)
-        self._greenlets.join(self.config.graceful_timeout)
+        self._greenlets.join(self._service.config.graceful_timeout)
 
     def has_room(self, listener: "Listener") -> bool:
         """Each listener may have as many connections as are free.
@@ -85,24 +71,39 @@ class Worker:
         """Have `listener` accept again when a connection has ended."""
         self._waiting.add(listener)
 
-    def begin(self, listener: "Listener", descriptor: int, address: Any) -> None:
-        """Serve a connection."""
-        sock = gevent.socket.socket(listener.family, socket.SOCK_STREAM, fileno=descriptor)
-        conversation = Conversation(self, listener, sock)
+    def begin(self, listener: "Listener", descriptor: int, address: Any) -> Conversation:
+        """The conversation on a connection that `listener` has accepted; it counts from now on."""
+        sock = gevent.socket.socket(
+            listener.family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=descriptor
+        )
+        conversation = Conversation(self._service, listener.environ, listener.on_link, sock, address)
         self._conversations.add(conversation)
         listener.open += 1
         listener.accepted += 1
-        self._greenlets.start(gevent.Greenlet(self._converse, conversation, address))
+        return conversation
 
-    def _converse(self, conversation: "Conversation", address: Any) -> None:
+    def serve(self, listener: "Listener", conversation: Conversation) -> None:
+        """Have a greenlet run the conversation."""
+        self._greenlets.start(gevent.Greenlet(self._serve, listener, conversation))
+
+    def _serve(self, listener: "Listener", conversation: Conversation | None) -> None:
+        """Also serve connections that wait by then: a new greenlet for each would cost more."""
+        for _ in range(_TURN):
+            if conversation:
+                self._converse(listener, conversation)
+                conversation = listener.next()
+        if conversation:
+            self.serve(listener, conversation)
+
+    def _converse(self, listener: "Listener", conversation: Conversation) -> None:
         try:
-            conversation.run(address)
+            conversation.run()
         finally:
             self._conversations.discard(conversation)
-            conversation.listener.open -= 1
-            for listener in [one for one in self._waiting if self.has_room(one)]:
-                self._waiting.discard(listener)
-                listener.accept_again()
+            listener.open -= 1
+            for waiting in [one for one in self._waiting if self.has_room(one)]:
+                self._waiting.discard(waiting)
+                waiting.accept_again()
 
     def _obey(self) -> None:
         try:
@@ -140,13 +141,13 @@ class Worker:
             self._channel.send("counts", counts=counts[start : start + MOST_COUNTS])
 
     def _drain(self) -> None:
-        self.is_ending = True
+        self._service.is_ending = True
         self._end.set()
 
     def _stop(self) -> None:
         """As `_drain`, but guests that do not begin another request soon are not waited for."""
         self._drain()
-        self.patience = _NEXT_REQUEST
+        self._service.patience = _NEXT_REQUEST
         gevent.spawn_later(_NEXT_REQUEST, self._hurry)
 
     def _hurry(self) -> None:
@@ -157,10 +158,10 @@ class Worker:
 class Listener:
     """A listening socket that several workers share: each takes a few connections at a time."""
 
-    __slots__ = ("_sock", "_watcher", "_worker", "accepted", "address", "family", "on_link", "open", "scope")
+    __slots__ = ("_scope", "_sock", "_watcher", "_worker", "accepted", "environ", "family", "on_link", "open")
 
     def __init__(self, worker: Worker, descriptor: int, scope: Scope, on_link: bool) -> None:
-        self.scope = scope
+        self._scope = scope
         self.on_link = on_link
         self.accepted = 0
         self.open = 0
@@ -169,13 +170,10 @@ class Listener:
         self._sock = _socket.socket(fileno=descriptor)
         self._sock.setblocking(False)
         self.family = self._sock.family
-        self.address = self._sock.getsockname()
+        host, port = self._sock.getsockname()[:2]
+        self.environ = {"SERVER_NAME": host, "SERVER_PORT": str(port), LISTENER_SCOPE: scope}
         self._watcher = get_hub().loop.io(descriptor, 1)
         self.accept_again()
-
-    def getsockname(self) -> Any:
-        """As gunicorn asks a listener."""
-        return self.address
 
     def accept_again(self) -> None:
         """Accept whenever there is a connection."""
@@ -188,118 +186,34 @@ class Listener:
         self._watcher.close()
         self._sock.close()
 
-    def _accept(self) -> None:
-        for _ in range(_TURN):
+    def next(self) -> Conversation | None:
+        """The conversation on the next connection, if one waits and the worker has room."""
+        while self._sock.fileno() >= 0:
             if not self._worker.has_room(self):
                 self._watcher.stop()
                 self._worker.wait_for_room(self)
-                return
+                return None
             try:
                 descriptor, address = self._sock._accept()  # type: ignore[attr-defined]  # accept() would make an object of each
             except BlockingIOError:
-                return
+                return None
             except OSError as error:
                 if error.errno in _ABORTED:
                     continue
-                if error.errno == errno.EINVAL:  # the keeper has ended it, and is about to say so
-                    self._watcher.stop()
-                    return
-                LOG.warning("%s: no connection can be accepted: %s", self.scope, error)
                 self._watcher.stop()
-                gevent.spawn_later(_PAUSE, self.accept_again)
+                if error.errno != errno.EINVAL:  # EINVAL: the keeper has ended it, and is about to say so
+                    LOG.warning("%s: no connection can be accepted: %s", self._scope, error)
+                    gevent.spawn_later(_PAUSE, self.accept_again)
+                return None
+            return self._worker.begin(self, descriptor, address)
+        return None
+
+    def _accept(self) -> None:
+        for _ in range(_TURN):
+            conversation = self.next()
+            if conversation is None:
                 return
-            self._worker.begin(self, descriptor, address)
-
-
-class Conversation(AsyncWorker):  # type: ignore[misc]  # gunicorn has no types
-    """One connection of a guest. To gunicorn it is a worker, which is where it has its handling of HTTP."""
-
-    nr = 0
-    max_requests = float("inf")
-
-    def __init__(self, worker: Worker, listener: Listener, sock: Any) -> None:
-        # Not the parent's, which would prepare for a process of its own.
-        self.listener = listener
-        self.cfg = worker.config
-        self.log = _GUNICORN_LOG
-        self._worker = worker
-        self._sock = sock
-        self._is_idle = True
-        self._mac: str | None = None
-        self._knows_mac = False
-
-    def run(self, address: Any) -> None:
-        """Serve the requests of this connection, and close it."""
-        self._sock.settimeout(self.cfg.keepalive + _MORE)
-        self.handle(self.listener, self._sock, address)
-
-    @property
-    def alive(self) -> bool:
-        """False: the response says that it is the last one."""
-        return not self._worker.is_ending
-
-    def timeout_ctx(self) -> gevent.Timeout:
-        """The time for a request's head, and to wait for it."""
-        self._is_idle = True
-        return gevent.Timeout(self._worker.patience, False)
-
-    def wsgi(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        """The application, told what this server knows of the connection."""
-        self._is_idle = False
-        environ[LISTENER_SCOPE] = self.listener.scope
-        environ[LISTENER_MAC] = self.mac
-        return self._worker.application(environ, start_response)
-
-    def hurry(self) -> None:
-        """End now, if no request is being answered."""
-        if self._is_idle:
-            self._sock.shutdown(socket.SHUT_RD)
-
-    def mac(self) -> str | None:
-        """The MAC from which the connection was opened (R-8); None if the kernel cannot tell whose it is."""
-        if not self._knows_mac:
-            self._knows_mac = True  # the kernel forgets the packet when it has been read
-            if self.listener.on_link:
-                self._mac = _sender(self._sock.getsockopt(socket.IPPROTO_TCP, _TCP_SAVED_SYN, _SYN_BYTES))
-        return self._mac
-
-
-def _sender(packet: bytes) -> str | None:
-    """The source of an Ethernet frame; None for what has no such header."""
-    if len(packet) <= _ETHERNET.size:
-        return None
-    _, source, kind = _ETHERNET.unpack_from(packet)
-    if packet[_ETHERNET.size] >> 4 != _IP_VERSIONS.get(kind):
-        return None
-    return source.hex(":") if any(source) else None
-
-
-class _GunicornLog:
-    """Where gunicorn's messages go. A mistake of a guest is INFO, as everywhere in mdmw."""
-
-    def debug(self, *_: object) -> None:
-        """Of no interest."""
-
-    access = debug
-
-    def info(self, text: str, *details: object) -> None:
-        """What a guest did wrong; its own words are in it."""
-        LOG.info("%s", one_line(text % details if details else text))
-
-    warning = info
-
-    def exception(self, text: str, *details: object) -> None:
-        """A defect; or a guest that went away or took too long; or an upstream that broke off."""
-        error = sys.exception()
-        if isinstance(error, OSError):
-            LOG.info("a connection broke off: %s", error)
-        elif isinstance(error, MdmwError):
-            LOG.warning("an answer broke off: %s", one_line(str(error)))
-        else:
-            LOG.error("%s", one_line(text % details if details else text), exc_info=error)
-
-
-_GUNICORN_LOG = _GunicornLog()
+            self._worker.serve(self, conversation)
 
 
 def shipped_config() -> Config:
@@ -309,4 +223,6 @@ def shipped_config() -> Config:
     for name, value in settings.items():
         if name in config.settings and name != "on_starting":
             config.set(name, value)
+    # gunicorn reads a dozen settings for each request. As plain attributes they are found five times faster.
+    vars(config).update({name: setting.get() for name, setting in config.settings.items()})
     return config
