@@ -47,6 +47,10 @@ limit_request_line = 8190
 limit_request_field_size = 32768
 limit_request_fields = 64
 
+# gunicorn uses a parser in C as soon as the package gunicorn_h1c is installed. That parser answers some
+# malformed requests differently, so an installed package must not decide which parser is used.
+http_parser = "python"
+
 # Only mdmw decides which guest asks. Without these settings gunicorn would believe such headers on a unix
 # socket.
 forwarded_allow_ips = ""
@@ -60,6 +64,7 @@ accesslog = None
 
 
 _STOPS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
+_CHECK_WITHIN = 30  # seconds; the arbiter replaces no worker while it waits for the check
 
 
 def on_starting(arbiter):
@@ -92,11 +97,17 @@ def _check_before_reload(arbiter):
 
     def handle_hup():
         check = [sys.executable, "-m", "mdmw", "check", _pipeline]
-        checked = subprocess.run(check, capture_output=True, text=True, check=False)  # noqa: S603 - no shell, a command of ours
-        if checked.returncode:
-            arbiter.log.error("SIGHUP: the old configuration stays in service: %s", checked.stderr.strip())
-        else:
+        try:
+            checked = subprocess.run(  # noqa: S603 - no shell, a command of ours
+                check, capture_output=True, text=True, check=False, timeout=_CHECK_WITHIN
+            )
+            is_right, problem = checked.returncode == 0, checked.stderr.strip()
+        except subprocess.TimeoutExpired:
+            is_right, problem = False, f"'mdmw check' did not end within {_CHECK_WITHIN} seconds"
+        if is_right:
             reload()
+        else:
+            arbiter.log.error("SIGHUP: the old configuration stays in service: %s", problem)
 
     arbiter.handle_hup = handle_hup
 
