@@ -206,5 +206,11 @@ def _may_be(items: Mapping[str, str], local_conf: Mapping[str, str]) -> bool:
     return all(items[option] == value or "%" in items[option] for option, value in local_conf.items())
 
 
+def hyphenated(word: str) -> str:
+    """A word of a command line; an option may also be written with underscores."""
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value if word.startswith("--") else word
+
+
 def _one_line(error: object) -> str:
     return _LOCATION.sub(r"\1", " ".join(str(error).split()))

@@ -420,6 +420,11 @@ def one_line(value: str) -> str:
     return " ".join(_CONTROL.sub(" ", value).split())
 
 
+def printable(text: str) -> str:
+    """`text` for a terminal: a question mark stands for each control, format or surrogate character."""
+    return text if text.isprintable() else "".join(one if one.isprintable() else "?" for one in text)
+
+
 def _is_plain(value: str) -> bool:
     """Whether it is ASCII from space to tilde, as almost always; much quicker than a regular expression."""
     return value.isascii() and value.isprintable()

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any, NoReturn
 
 from mdmw.errors import ConfigError
+from mdmw.options import hyphenated
 from mdmw.wsgi import pipelines
 
 
@@ -81,12 +82,7 @@ class DaemonParser(argparse.ArgumentParser):
     def given(self, argv: Sequence[str] | None) -> dict[str, Any]:
         """What is on the command line, by option name with underscores; raises `ConfigError`."""
         words = sys.argv[1:] if argv is None else argv
-        return vars(self.parse_args([_hyphenated(word) for word in words]))
+        return vars(self.parse_args([hyphenated(word) for word in words]))
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see {self.prog} --help")
-
-
-def _hyphenated(word: str) -> str:
-    name, equals, value = word.partition("=")
-    return name.replace("_", "-") + equals + value if word.startswith("--") else word

@@ -1,4 +1,4 @@
-"""`mdmw doctor`: what is wrong on the way of a guest's packets, and the command that mends it."""
+"""`mdmw doctor`: the fault on the way of a guest's packets, and the command that mends the fault."""
 
 import argparse
 import json
@@ -13,14 +13,15 @@ from mdmw.cli.common import add_json
 from mdmw.cli.node import add_source, given
 from mdmw.errors import BadRequest, ConfigError
 from mdmw.records import Scope, is_uuid, normalise_address
+from mdmw.wire import printable
 
 if TYPE_CHECKING:
-    from mdmw.doctor.examine import Report
+    from mdmw.doctor.examine import Examination
     from mdmw.doctor.findings import Finding
 
 _WIDTH = 98  # of 100 columns: a backslash may follow
-_WITHIN, _LONGEST = 2.0, 60  # seconds
-_MOST = 20  # findings that are printed for people
+_WITHIN, _MOST_SECONDS = 2.0, 60
+_MOST_PRINTED = 20  # findings in the text
 _WELL, _WARNINGS, _FAULTS = range(3)
 
 
@@ -29,37 +30,42 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "doctor",
         help="name the fault between guests and their metadata",
-        description="Walk the path of guests' packets on this host, as root, within 3 seconds, and touch "
-        "nothing. What is wrong is told in the order of the path, the cause first, with how it is known and "
-        "the command that mends it.",
-        epilog="Exit status: 0 nothing is wrong, 1 warnings only, 2 a fault; 2 for wrong usage too.",
+        description="Check the path of the guests' packets on this host, as root, within 3 seconds. The "
+        "command changes nothing. The output has the cause of the fault first, then how the doctor knows "
+        "the fault, and then the commands that mend the fault.",
+        epilog="Exit status: 0 nothing is wrong, 1 there are warnings only, 2 a fault or wrong usage.",
     )
     scope = parser.add_mutually_exclusive_group()
-    scope.add_argument("--network", metavar="ID", help="this network only")
-    scope.add_argument("--router", metavar="ID", help="this router only")
-    parser.add_argument("--address", metavar="IP", help="the guest with this address, where it may be")
-    parser.add_argument("--ini", metavar="FILE", help="paste file; default: that of the running daemon")
-    parser.add_argument("--pipeline", metavar="NAME", help="the pipeline of that file that asks Nova")
+    scope.add_argument("--network", metavar="ID", help="check only this network")
+    scope.add_argument("--router", metavar="ID", help="check only this router")
+    parser.add_argument("--address", metavar="IP", help="check the guest with this address")
+    parser.add_argument(
+        "--ini", metavar="FILE", help="paste file; default: the paste file of the running mdmw-node"
+    )
+    parser.add_argument("--pipeline", metavar="NAME", help="pipeline of the paste file that asks Nova")
     add_source(parser)
     parser.add_argument(
-        "--run-dir", metavar="DIR", default="/run/mdmw", help="of mdmw-node; default: %(default)s"
+        "--run-dir",
+        metavar="DIR",
+        default="/run/mdmw",
+        help="directory with the control socket of mdmw-node; default: %(default)s",
     )
     parser.add_argument(
         "--within",
         type=_seconds,
         default=_WITHIN,
         metavar="SECONDS",
-        help="what is not known then is left out; default: %(default)s, and Python needs one to start",
+        help="stop after this many seconds and report only what was found; default: %(default)s. To start, "
+        "Python needs about one more second",
     )
     add_json(parser)
     parser.add_argument(
-        "--guest", action="store_true", help="print a script of POSIX shell to be run inside a guest, and end"
+        "--guest", action="store_true", help="print a shell script that checks a guest from inside, and end"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_run)
 
 
-def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Print what was found."""
+def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if arguments.guest:
         print((resources.files("mdmw.doctor") / "guest.sh").read_text(), end="")
         return _WELL
@@ -69,11 +75,11 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     except BadRequest as error:
         parser.error(str(error))
     try:
-        from mdmw.doctor.deployment import Asked
+        from mdmw.doctor.configuration import Question
         from mdmw.doctor.examine import examine
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is not installed; install mdmw[node]") from None
-    asked = Asked(
+    question = Question(
         scope,
         address,
         arguments.ini,
@@ -82,15 +88,15 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         given(arguments),
         Path(arguments.run_dir),
     )
-    report = examine(asked, arguments.within)
-    print(json.dumps(_shown(report), indent=2) if arguments.json else "\n".join(_lines(report)))
+    found = examine(question, arguments.within)
+    print(json.dumps(_as_json(found), indent=2) if arguments.json else "\n".join(_as_text(found)))
     sys.stdout.flush()
-    return _status(report)
+    return _status(found)
 
 
 def _seconds(text: str) -> float:
-    if not (text.isdecimal() and 0 < int(text) <= _LONGEST):
-        raise argparse.ArgumentTypeError(f"1 to {_LONGEST} is allowed")
+    if not (text.isdecimal() and 0 < int(text) <= _MOST_SECONDS):
+        raise argparse.ArgumentTypeError(f"1 to {_MOST_SECONDS} is allowed")
     return float(text)
 
 
@@ -103,44 +109,47 @@ def _scope(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> Sc
     return Scope("network" if arguments.network else "router", text.lower())
 
 
-def _status(report: "Report") -> int:
-    severities = {one.finding.severity for one in report.found}
+def _status(found: "Examination") -> int:
+    severities = {cause.finding.severity for cause in found.causes}
     return _FAULTS if "fault" in severities else _WARNINGS if severities else _WELL
 
 
 # --- as text ----------------------------------------------------------------------------
 
 
-def _lines(report: "Report") -> Iterator[str]:
-    if not report.found:
-        yield "Nothing is wrong, in what was looked at." if report.left_out else "Nothing is wrong."
+def _as_text(found: "Examination") -> Iterator[str]:
+    if not found.causes:
+        yield "Nothing is wrong, in what was looked at." if found.left_out else "Nothing is wrong."
         yield ""
-    for one in report.found[:_MOST]:
-        yield from _told(one.finding)
-        if one.consequences:
-            kinds = ", ".join(dict.fromkeys(each.kind for each in one.consequences))
+    for cause in found.causes[:_MOST_PRINTED]:
+        yield from _finding_lines(cause.finding)
+        if cause.consequences:
+            kinds = ", ".join(dict.fromkeys(one.kind for one in cause.consequences))
             yield from _wrapped("  so also   ", kinds)
         yield ""
-    if len(report.found) > _MOST:
-        yield f"... and {len(report.found) - _MOST} more; --json has them all"
-    for head, texts in (("checked: ", report.checked), ("left out: ", report.left_out)):
+    if len(found.causes) > _MOST_PRINTED:
+        yield f"... and {len(found.causes) - _MOST_PRINTED} more findings; --json prints all findings"
+    for head, texts in (("checked: ", found.checked), ("left out: ", found.left_out)):
         if texts:
             yield from _wrapped(head, "; ".join(texts))
-    yield f"took {report.seconds:.1f} s"
+    yield f"took {found.seconds:.1f} s"
 
 
-def _told(finding: "Finding") -> Iterator[str]:
+def _finding_lines(finding: "Finding") -> Iterator[str]:
     text = f"{finding.severity.upper()} {finding.kind}: {finding.where}: {finding.what}"
     yield from _wrapped("", text)
     yield from _wrapped("  known by  ", finding.how)
     for number, line in enumerate(finding.mend):
-        yield from _shell("            " if number else "  mend by   ", line)
+        yield from _shell_lines("            " if number else "  mend by   ", line)
 
 
 def _wrapped(head: str, text: str, before: str = "") -> Iterator[str]:
-    """No line is longer than the terminal, but for a word that is; ids and paths stay whole."""
+    """Lines that fit the terminal, except for a single longer word; ids and paths are not broken.
+
+    A text may have words of a peer, so no control character of the text is printed.
+    """
     yield from textwrap.wrap(
-        text,
+        printable(text),
         _WIDTH,
         initial_indent=head,
         subsequent_indent=" " * (len(head) or 2) + before,
@@ -149,8 +158,8 @@ def _wrapped(head: str, text: str, before: str = "") -> Iterator[str]:
     )
 
 
-def _shell(head: str, line: str) -> Iterator[str]:
-    """A line of shell that can be copied, however long it is."""
+def _shell_lines(head: str, line: str) -> Iterator[str]:
+    """A shell command, or a comment, that can be copied whatever its length."""
     if line.startswith("#"):
         yield from _wrapped(head, line, before="# ")
         return
@@ -162,16 +171,16 @@ def _shell(head: str, line: str) -> Iterator[str]:
 # --- as JSON ----------------------------------------------------------------------------
 
 
-def _shown(report: "Report") -> dict[str, Any]:
+def _as_json(found: "Examination") -> dict[str, Any]:
     return {
-        "status": ("well", "warnings", "faults")[_status(report)],
+        "status": ("well", "warnings", "faults")[_status(found)],
         "findings": [
-            {**_fields(one.finding), "consequences": [_fields(each) for each in one.consequences]}
-            for one in report.found
+            {**_fields(cause.finding), "consequences": [_fields(one) for one in cause.consequences]}
+            for cause in found.causes
         ],
-        "checked": report.checked,
-        "left_out": report.left_out,
-        "seconds": round(report.seconds, 3),
+        "checked": found.checked,
+        "left_out": found.left_out,
+        "seconds": round(found.seconds, 3),
     }
 
 

@@ -1,25 +1,27 @@
-"""What can be found, in the order of a packet's path, and what follows from what.
+"""The faults that the doctor can find, in the order of a packet's way, and which fault causes which.
 
-The catalogue is the one place for the words of `doc/doctor.rst`.
+`KINDS` is the only place for the meaning of each kind; the table of `doc/doctor.rst` has the same words.
 """
 
 import os
-import queue
-import subprocess
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-from mdmw.errors import ConfigError, MdmwError
+from mdmw.errors import ConfigError
 
 Severity = Literal["fault", "warning"]
+_SEVERITIES: tuple[Severity, ...] = ("fault", "warning")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """`meaning` is for people. `explains`: later kinds that follow from it, and are not told beside it."""
+class FindingKind:
+    """One kind of fault. `meaning` is a sentence for the operator.
+
+    `explains` has the names of later kinds that are consequences of this kind; a consequence is not shown as
+    a fault of its own.
+    """
 
     name: str
     severity: Severity
@@ -29,9 +31,9 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fault: `what` is wrong `where`, `how` it is known, and the shell lines that mend it.
+    """One fault: `what` is wrong, `where`, `how` the doctor knows, and shell lines that `mend` the fault.
 
-    `namespace`: the one that it is about; empty for what all of them have in common.
+    `namespace` is the namespace that has the fault; it is empty for a fault of the whole host.
     """
 
     kind: str
@@ -43,206 +45,153 @@ class Finding:
 
     @property
     def severity(self) -> Severity:
-        """Of its kind."""
+        """The severity of the kind."""
         return KINDS[self.kind].severity
 
 
 @dataclass(frozen=True, slots=True)
-class Ordered:
-    """A finding that is to be told, and those that follow from it."""
+class Cause:
+    """A finding that no other finding explains, and the findings that this finding explains."""
 
     finding: Finding
     consequences: tuple[Finding, ...] = ()
 
 
-_DHCP = ("device-missing", "device-down", "address-missing", "route-missing", "sysctl", "dhcp-dead")
-_LISTENING = ("listener-missing", "listener-foreign", "listener-hung")
-_AGENT = ("agent-down", "agent-full", "agent-hung")
-_SERVED = ("answer",)
-_INSIDE = (*_DHCP, "options-missing", "rules-missing", *_LISTENING)
-_NOVA = ("nova-unreachable", "nova-slow", "nova-error", "wrong-secret", "nova-answer")
-
-
-def _kind(name: str, severity: Severity, meaning: str, *explains: str) -> Kind:
-    return Kind(name, severity, meaning, frozenset(explains))
-
-
-#: By name, in the order in which a packet meets them; those of the node as a whole come first.
-KINDS = {
-    kind.name: kind
-    for kind in (
-        _kind(
-            "configuration",
-            "fault",
-            "A file of options cannot be used, or is not there.",
-            "node-problem",
-            "node-down",
-            *_SERVED,
-        ),
-        _kind(
-            "disk-full",
-            "fault",
-            "There is no room for what mdmw must write.",
-            *("options-missing", "dhcp-dead", "node-problem"),
-        ),
-        _kind("conntrack-full", "fault", "The kernel's table of connections is full: it drops new ones."),
-        _kind("file-limit", "fault", "A process has, or can have, too few open files.", "listener-hung"),
-        _kind("node-down", "fault", "mdmw-node does not run.", *_INSIDE),
-        _kind("node-hung", "fault", "mdmw-node runs, but does not answer.", *_INSIDE),
-        _kind("workers-missing", "fault", "mdmw-node has no workers.", *_LISTENING),
-        _kind("worker-stopped", "fault", "A worker of mdmw-node is stopped.", "listener-hung"),
-        _kind("namespace-missing", "fault", "The namespace is not there.", *_INSIDE, "node-problem"),
-        _kind(
-            "device-missing",
-            "fault",
-            "The device of the DHCP port or router is not there.",
-            *_INSIDE,
-            "node-problem",
-        ),
-        _kind("device-down", "fault", "That device is down.", *_INSIDE),
-        _kind(
-            "address-missing", "fault", "An address is not on the device.", "listener-hung", "node-problem"
-        ),
-        _kind("address-duplicate", "warning", "Another host of the network has the address."),
-        _kind("route-missing", "fault", "The namespace has no way back to its guests' other subnets."),
-        _kind("sysctl", "warning", "A setting of the namespace's kernel is not as planned."),
-        _kind("options-missing", "fault", "Guests are not told the route to the metadata address."),
-        _kind("dhcp-dead", "fault", "dnsmasq, or the radvd of a router, does not run."),
-        _kind("rules-missing", "fault", "Packets are not redirected to the router's listener."),
-        _kind("listener-foreign", "fault", "Another program listens in our place.", "listener-hung"),
-        _kind("listener-missing", "fault", "Nobody listens for guests."),
-        _kind("listener-hung", "fault", "Who listens does not answer."),
-        _kind("backlog-overflow", "warning", "Connections came faster than they were accepted."),
-        _kind("socket-missing", "fault", "The agent's socket is not there.", *_AGENT, *_SERVED),
-        _kind("socket-forbidden", "fault", "The proxies may not connect to the agent's socket.", *_SERVED),
-        _kind("agent-down", "fault", "Nobody listens at the agent's socket.", *_SERVED),
-        _kind("agent-full", "fault", "The agent does not accept, and its backlog is full.", *_SERVED),
-        _kind("agent-hung", "fault", "The agent does not answer.", *_SERVED),
-        _kind("keystone", "fault", "There is no token.", "neutron", *_SERVED),
-        _kind("neutron", "fault", "Neutron, or the inventory, cannot be asked.", *_SERVED),
-        _kind("unknown-address", "fault", "No instance has this address here.", *_SERVED),
-        _kind("duplicate-address", "fault", "Several machines have one address.", *_SERVED),
-        _kind("clock", "warning", "The clocks of this host and of another differ."),
-        _kind(
-            "certificate-expired",
-            "fault",
-            "A certificate is not valid any more, or not yet.",
-            *_NOVA,
-            "answer",
-        ),
-        _kind("certificate-ends", "warning", "A certificate ends soon."),
-        _kind("nova-unreachable", "fault", "Nova's metadata API cannot be connected to.", *_SERVED),
-        _kind("nova-slow", "fault", "Nova's metadata API is slow.", *_SERVED),
-        _kind("wrong-secret", "fault", "Nova refuses the signature.", *_SERVED),
-        _kind("nova-error", "fault", "Nova's metadata API has a fault.", *_SERVED),
-        _kind("nova-answer", "fault", "What answers is not Nova's metadata API as it should be.", *_SERVED),
-        _kind("answer", "fault", "All parts seem right, but a guest gets no answer."),
-        _kind("node-problem", "fault", "mdmw-node says what a person must do."),
-    )
-}
-_PLACE = {name: number for number, name in enumerate(KINDS)}
-_SEVERITIES: tuple[Severity, ...] = ("fault", "warning")
-
-
-def ordered(findings: Sequence[Finding]) -> list[Ordered]:
-    """Causes only, faults first, in the order of a packet's path; each with what follows from it."""
-    inorder = sorted(dict.fromkeys(findings), key=_rank)
-    following: dict[Finding, list[Finding]] = {}
-    for one in inorder:
-        cause = one
-        while (before := next((other for other in inorder if _explains(other, cause)), None)) is not None:
-            cause = before
-        following.setdefault(cause, [])
-        following[cause] += [one] if one is not cause else []
-    return [Ordered(cause, tuple(following[cause])) for cause in inorder if cause in following]
-
-
-def _rank(finding: Finding) -> tuple[int, int, str]:
-    return _SEVERITIES.index(finding.severity), _PLACE[finding.kind], finding.where
-
-
-def _explains(cause: Finding, other: Finding) -> bool:
-    """Only what comes later on the path follows from a cause."""
-    if _PLACE[other.kind] <= _PLACE[cause.kind]:
-        return False
-    same = not cause.namespace or not other.namespace or cause.namespace == other.namespace
-    return same and other.kind in KINDS[cause.kind].explains
-
-
-T = TypeVar("T")
-
-
 @dataclass(frozen=True, slots=True)
-class Notes:
-    """`checked`: what was looked at; `left_out`: what could not be, and why."""
+class Results:
+    """What the checks have found so far; several threads add to the lists.
+
+    `checked` names what was checked, `left_out` names what could not be checked, and why.
+    """
 
     findings: list[Finding] = field(default_factory=list)
     checked: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
-    def omit(self, undone: Mapping[str, str]) -> None:
-        """What was not done, and why."""
-        self.left_out.extend(f"{name}: {why}" for name, why in undone.items())
+    def leave_out(self, not_completed: Mapping[str, str]) -> None:
+        """Add checks that were not completed: name -> reason."""
+        self.left_out.extend(f"{name}: {why}" for name, why in not_completed.items())
 
     def read(self, read: Callable[[], T], otherwise: T) -> T:
-        """What `read` returns; a file that cannot be used is a finding, and the walk goes on."""
+        """What `read` returns, or `otherwise` after a `ConfigError`, which becomes a finding."""
         try:
             return read()
         except ConfigError as error:
-            if os.geteuid():  # it may be readable by root alone
+            if os.geteuid():  # the file may be readable by root alone
                 self.left_out.append(str(error))
                 return otherwise
             where, _, what = str(error).partition(": ")
-            mend = ("mdmw check", "# and what the daemon says of it: journalctl -u 'mdmw*' -n 20")
-            self.findings.append(Finding("configuration", where, what or where, "it was read", mend))
+            mend = (
+                "mdmw check",
+                "# read what the daemon says about the file:",
+                "journalctl -u 'mdmw*' -n 20",
+            )
+            self.findings.append(Finding("configuration", where, what or where, "the file was read", mend))
             return otherwise
 
 
-#: What a task may raise: that it could not be done is then all there is to say.
-_EXPECTED = (MdmwError, OSError, subprocess.SubprocessError)
+_DHCP = ("device-missing", "device-down", "address-missing", "route-missing", "sysctl", "dhcp-dead")
+_LISTENING = ("listener-missing", "listener-foreign", "listener-hung")
+_AGENT = ("agent-down", "agent-full", "agent-hung")
+_INSIDE = (*_DHCP, "options-missing", "rules-missing", *_LISTENING)
+_NOVA = ("nova-unreachable", "nova-slow", "nova-error", "wrong-secret", "nova-answer")
 
 
-def together(tasks: Mapping[str, Callable[[], None]], end: float, most: int = 16) -> dict[str, str]:
-    """Do the tasks by `end` (of `time.monotonic`), up to `most` at a time; those not done, and why.
-
-    What takes longer goes on in threads that nobody waits for; the process may end meanwhile.
-    """
-    waiting = queue.SimpleQueue[str]()
-    done = queue.SimpleQueue[tuple[str, Exception | None]]()
-    for name in tasks:
-        waiting.put(name)
-
-    def work() -> None:
-        while True:
-            try:
-                name = waiting.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                tasks[name]()
-            except Exception as error:
-                done.put((name, error))
-            else:
-                done.put((name, None))
-
-    for _ in range(min(most, len(tasks))):
-        threading.Thread(target=work, daemon=True).start()
-    return _outcome(dict.fromkeys(tasks, "no time was left"), done, end)
+def _fault(name: str, meaning: str, *explains: str) -> FindingKind:
+    return FindingKind(name, "fault", meaning, frozenset(explains))
 
 
-def _outcome(
-    left: dict[str, str], done: "queue.SimpleQueue[tuple[str, Exception | None]]", end: float
-) -> dict[str, str]:
-    problems = {}
-    while left:
-        try:
-            name, error = done.get(timeout=max(end - time.monotonic(), 0))
-        except queue.Empty:
-            break
-        del left[name]
-        if error:
-            why = " ".join(str(error).split())
-            # A defect of one part must not keep from an operator what the others found.
-            is_expected = isinstance(error, _EXPECTED)
-            problems[name] = why if is_expected else f"a defect of mdmw: {type(error).__name__}: {why}"
-    return problems | left
+def _warning(name: str, meaning: str) -> FindingKind:
+    return FindingKind(name, "warning", meaning)
+
+
+_ON_THE_HOST = (
+    _fault(
+        "configuration",
+        "A configuration file does not exist or has a mistake.",
+        *("node-problem", "node-down", "answer"),
+    ),
+    _fault(
+        "disk-full",
+        "A disk has no room for the files that mdmw must write.",
+        *("options-missing", "dhcp-dead", "node-problem"),
+    ),
+    _fault(
+        "conntrack-full", "The connection tracking table of the kernel is full, and the kernel drops packets."
+    ),
+    _fault("file-limit", "A process has opened almost all files that it may open.", "listener-hung"),
+    _fault("node-down", "mdmw-node does not run.", *_INSIDE),
+    _fault("node-hung", "mdmw-node runs, but does not answer.", *_INSIDE),
+    _fault("workers-missing", "mdmw-node has no workers.", *_LISTENING),
+    _fault("worker-stopped", "A worker of mdmw-node is stopped (SIGSTOP).", "listener-hung"),
+)
+_IN_A_NAMESPACE = (
+    _fault("namespace-missing", "A network namespace does not exist.", *_INSIDE, "node-problem"),
+    _fault(
+        "device-missing",
+        "The network device of a DHCP port or of a router does not exist.",
+        *(*_INSIDE, "node-problem"),
+    ),
+    _fault("device-down", "The network device of a DHCP port or of a router is down.", *_INSIDE),
+    _fault("address-missing", "An address is missing on a network device.", "listener-hung", "node-problem"),
+    _warning("address-duplicate", "Another host of the network has the IPv6 metadata address."),
+    _fault("route-missing", "The namespace has no route to other subnets of its guests."),
+    _warning("sysctl", "A kernel setting of the namespace differs from the plan."),
+    _fault("options-missing", "DHCP does not send guests the route to the metadata address."),
+    _fault("dhcp-dead", "dnsmasq, or the radvd of a router, does not run."),
+    _fault("rules-missing", "The packet-filter rules do not redirect packets to the listener of the router."),
+    _fault("listener-foreign", "Another program listens at the metadata address.", "listener-hung"),
+    _fault("listener-missing", "No process listens at the metadata address."),
+    _fault("listener-hung", "The process that listens at the metadata address does not answer."),
+    _warning("backlog-overflow", "The kernel refused connections because no process accepted them in time."),
+)
+_BEHIND_THE_PROXY = (
+    _fault("socket-missing", "The socket of the agent does not exist.", *_AGENT, "answer"),
+    _fault("socket-forbidden", "The proxies may not connect to the socket of the agent.", "answer"),
+    _fault("agent-down", "No process listens at the socket of the agent.", "answer"),
+    _fault("agent-full", "The agent does not accept connections, and its backlog is full.", "answer"),
+    _fault("agent-hung", "The agent does not answer.", "answer"),
+    _fault("keystone", "Keystone gives no token.", "neutron", "answer"),
+    _fault("neutron", "Neutron or the inventory does not answer questions.", "answer"),
+    _fault("unknown-address", "No instance has this address on this network.", "answer"),
+    _fault("duplicate-address", "Several machines have the same address.", "answer"),
+    _warning("clock", "The clocks of this host and of another host differ."),
+    _fault("certificate-expired", "A certificate has expired or is not valid yet.", *_NOVA, "answer"),
+    _warning("certificate-ends", "A certificate expires soon."),
+    _fault("nova-unreachable", "No connection to the metadata API of Nova is possible.", "answer"),
+    _fault("nova-slow", "The metadata API of Nova is slow.", "answer"),
+    _fault("wrong-secret", "Nova refuses the signature.", "answer"),
+    _fault("nova-error", "The metadata API of Nova answers with a server error.", "answer"),
+    _fault("nova-answer", "The metadata API of Nova gives an unexpected answer.", "answer"),
+    _fault("answer", "All checks succeed, but a guest gets no metadata."),
+    _fault("node-problem", "mdmw-node reports a problem that a person must solve."),
+)
+
+#: By name, in the order in which a packet meets the faults; the faults of the whole host come first.
+KINDS = {kind.name: kind for kind in (*_ON_THE_HOST, *_IN_A_NAMESPACE, *_BEHIND_THE_PROXY)}
+_POSITION = {name: number for number, name in enumerate(KINDS)}
+
+
+def causes(findings: Sequence[Finding]) -> list[Cause]:
+    """Faults before warnings, each in the order of the way of a packet; each cause has its consequences."""
+    in_order = sorted(dict.fromkeys(findings), key=_rank)
+    consequences: dict[Finding, list[Finding]] = {}
+    for finding in in_order:
+        cause = finding
+        while (earlier := next((other for other in in_order if _explains(other, cause)), None)) is not None:
+            cause = earlier
+        consequences.setdefault(cause, [])
+        consequences[cause] += [finding] if finding is not cause else []
+    return [Cause(cause, tuple(consequences[cause])) for cause in in_order if cause in consequences]
+
+
+def _rank(finding: Finding) -> tuple[int, int, str]:
+    return _SEVERITIES.index(finding.severity), _POSITION[finding.kind], finding.where
+
+
+def _explains(cause: Finding, other: Finding) -> bool:
+    """Only a kind that is later on the way can be a consequence."""
+    if _POSITION[other.kind] <= _POSITION[cause.kind]:
+        return False
+    is_same_namespace = not cause.namespace or not other.namespace or cause.namespace == other.namespace
+    return is_same_namespace and other.kind in KINDS[cause.kind].explains

@@ -1,4 +1,4 @@
-"""Processes as /proc shows them: who they are, which sockets they hold, how many files they may open."""
+"""What /proc says about processes and sockets: who a process is, and which sockets and files it has open."""
 
 import contextlib
 import os
@@ -11,11 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
+_NET = Path("/proc/thread-self/net")
+_TABLES = {"tcp": socket.AF_INET, "tcp6": socket.AF_INET6}
+_LISTEN = "0A"  # include/net/tcp_states.h
+_ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - only compared with
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """`state` is the letter of proc(5): T is stopped, Z has ended. `groups` has the group too."""
+    """A process. `state` is the letter of proc(5): T is stopped, Z has ended.
+
+    `groups` has the supplementary groups and the effective group.
+    """
 
     pid: int
     argv: tuple[str, ...]
@@ -26,7 +34,7 @@ class Process:
 
     @property
     def name(self) -> str:
-        """The program, for people; of Python what it runs."""
+        """Name of the program; of a Python process, name of the script or module that Python runs."""
         program, *words = (*self.argv, "")
         name = Path(program.split(" ")[0]).name
         if not name.startswith("python"):
@@ -34,16 +42,21 @@ class Process:
         module = words[words.index("-m") + 1] if "-m" in words else words[0]
         return name if module.startswith("-") else Path(module).name or name
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a signal has stopped the process (SIGSTOP)."""
+        return self.state == "T"
+
     def __str__(self) -> str:
         return f"{self.name} (pid {self.pid})"
 
     def mentions(self, word: str) -> bool:
-        """Whether its command line does."""
+        """Whether the command line contains `word`."""
         return any(word in argument for argument in self.argv)
 
 
-def process(pid: int) -> Process | None:
-    """None when there is none any more."""
+def read_process(pid: int) -> Process | None:
+    """The process, or None if the process does not exist any more."""
     try:
         raw = (_PROC / str(pid) / "cmdline").read_bytes()
         lines = (_PROC / str(pid) / "status").read_text().splitlines()
@@ -62,28 +75,16 @@ def process(pid: int) -> Process | None:
 
 
 def children(pid: int) -> list[Process]:
-    """Those of all its threads."""
+    """The child processes of all threads of a process."""
     found: list[Process] = []
     for path in (_PROC / str(pid) / "task").glob("*/children"):
         with contextlib.suppress(OSError):
-            found += filter(None, map(process, map(int, path.read_text().split())))
+            found += filter(None, map(read_process, map(int, path.read_text().split())))
     return found
 
 
-def holders(inodes: Collection[int]) -> dict[int, list[Process]]:
-    """Inode of a socket -> the processes that have it open. One look at every process of this host."""
-    wanted = {f"socket:[{inode}]": inode for inode in inodes}
-    found: dict[int, list[Process]] = {inode: [] for inode in inodes}
-    for name in os.listdir(_PROC) if wanted else ():  # noqa: PTH208 - a Path for each takes twice the time
-        held = wanted.keys() & _targets(f"{_PROC}/{name}/fd") if name.isdecimal() else ()
-        who = process(int(name)) if held else None
-        for target in held:
-            found[wanted[target]] += [who] if who else []
-    return found
-
-
-def files(pid: int) -> tuple[int, int] | None:
-    """How many a process has open, and how many it may; None when it is gone."""
+def open_files(pid: int) -> tuple[int, int] | None:
+    """Number of files that a process has open, and the most it may open; None if the process has ended."""
     try:
         used = len(list((_PROC / str(pid) / "fd").iterdir()))
         lines = (_PROC / str(pid) / "limits").read_text().splitlines()
@@ -93,25 +94,12 @@ def files(pid: int) -> tuple[int, int] | None:
     return (used, int(words[3])) if words[3].isdecimal() else None
 
 
-def _targets(directory: str) -> set[str]:
-    """What the descriptors of a process lead to."""
-    found = set()
-    with contextlib.suppress(OSError):  # it has ended
-        for name in os.listdir(directory):  # noqa: PTH208 - as above
-            with contextlib.suppress(OSError):
-                found.add(os.readlink(f"{directory}/{name}"))  # noqa: PTH115 - as above
-    return found
-
-
-_NET = Path("/proc/thread-self/net")
-_TABLES = {"tcp": socket.AF_INET, "tcp6": socket.AF_INET6}
-_LISTEN = "0A"  # include/net/tcp_states.h
-_ANYWHERE = ("0.0.0.0", "::")  # noqa: S104 - what is compared with
+# --- TCP sockets ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Listening:
-    """A listening TCP socket; `waiting` is how many connections nobody has accepted yet."""
+class ListeningSocket:
+    """A listening TCP socket; `waiting` is the number of connections that no process has accepted yet."""
 
     address: str
     port: int
@@ -119,13 +107,13 @@ class Listening:
     waiting: int
 
     def takes(self, address: str, port: int) -> bool:
-        """Whether a connection to this address arrives here."""
-        wide = self.address in _ANYWHERE and (self.address == "::" or ":" not in address)
-        return self.port == port and (wide or self.address == address)
+        """Whether a connection to this address arrives at this socket."""
+        is_any = self.address in _ANY_ADDRESS and (self.address == "::" or ":" not in address)
+        return self.port == port and (is_any or self.address == address)
 
 
-def listening() -> list[Listening]:
-    """All of them."""
+def listening_sockets() -> list[ListeningSocket]:
+    """The listening TCP sockets of the namespace of this thread."""
     found = []
     for table, family in _TABLES.items():
         try:
@@ -136,12 +124,25 @@ def listening() -> list[Listening]:
             if words[3] == _LISTEN:
                 address, _, port = words[1].partition(":")
                 waiting = int(words[4].partition(":")[2], 16)
-                found.append(Listening(_address(family, address), int(port, 16), int(words[9]), waiting))
+                inode = int(words[9])
+                found.append(ListeningSocket(_address(family, address), int(port, 16), inode, waiting))
     return found
 
 
-def overflows() -> int:
-    """How many connections were refused because a backlog was full, since the namespace was made."""
+def socket_holders(inodes: Collection[int]) -> dict[int, list[Process]]:
+    """Inode of a socket -> the processes that have the socket open. Reads every process of the host once."""
+    links = {f"socket:[{inode}]": inode for inode in inodes}
+    found: dict[int, list[Process]] = {inode: [] for inode in inodes}
+    for name in os.listdir(_PROC) if links else ():  # noqa: PTH208 - a Path for each takes twice the time
+        held = links.keys() & _open_links(f"{_PROC}/{name}/fd") if name.isdecimal() else ()
+        process = read_process(int(name)) if held else None
+        for link in held:
+            found[links[link]] += [process] if process else []
+    return found
+
+
+def refused_connections() -> int:
+    """Connections that the kernel refused for a full backlog, since the namespace of this thread exists."""
     lines = [line.split() for line in (_NET / "netstat").read_text().splitlines()]
     for names, values in zip(lines[::2], lines[1::2], strict=True):
         if "ListenOverflows" in names:
@@ -149,29 +150,55 @@ def overflows() -> int:
     return 0
 
 
-def obstacle(path: Path, uid: int, groups: Collection[int]) -> str:
-    """Why a user may not connect to a unix socket: one line; empty when it may. Raises OSError.
-
-    To connect one needs the right to write to the socket, and to search each directory above.
-    """
-    if uid == 0:
-        return ""
-    for directory in reversed(path.parents):
-        if not _may(directory.stat(), uid, groups, stat.S_IXOTH):
-            return f"it may not enter {directory}, {_described(directory.stat())}"
-    return "" if _may(path.stat(), uid, groups, stat.S_IWOTH) else f"{path} is {_described(path.stat())}"
-
-
-def _may(of: os.stat_result, uid: int, groups: Collection[int], bit: int) -> bool:
-    shift = 6 if of.st_uid == uid else 3 if of.st_gid in groups else 0
-    return bool(of.st_mode & (bit << shift))
-
-
-def _described(of: os.stat_result) -> str:
-    return f"{stat.S_IMODE(of.st_mode):04o} of user {of.st_uid}, group {of.st_gid}"
+def _open_links(directory: str) -> set[str]:
+    """What the descriptors of a process point at."""
+    found = set()
+    with contextlib.suppress(OSError):  # the process has ended
+        for name in os.listdir(directory):  # noqa: PTH208 - as above
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(f"{directory}/{name}"))  # noqa: PTH115 - as above
+    return found
 
 
 def _address(family: int, text: str) -> str:
     words = [int(text[start : start + 8], 16) for start in range(0, len(text), 8)]
     order = "<" if sys.byteorder == "little" else ">"
     return socket.inet_ntop(family, struct.pack(f"{order}{len(words)}I", *words))
+
+
+# --- unix sockets -----------------------------------------------------------------------
+
+
+def listening_process(path: Path, kind: socket.SocketKind = socket.SOCK_STREAM) -> Process | None:
+    """The process that listens at a unix socket, even if it does not accept; None without a listener."""
+    with socket.socket(socket.AF_UNIX, kind) as sock:
+        sock.setblocking(False)
+        with contextlib.suppress(OSError):
+            sock.connect(str(path))
+            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            return read_process(_CREDENTIALS.unpack(credentials)[0])
+    return None
+
+
+def connect_obstacle(path: Path, uid: int, groups: Collection[int]) -> str:
+    """Why a user may not connect to a unix socket: one line; empty if the user may. Raises OSError.
+
+    To connect, the user needs write permission for the socket and search permission for each directory above.
+    """
+    if uid == 0:
+        return ""
+    for directory in reversed(path.parents):
+        if not _may(directory.stat(), uid, groups, stat.S_IXOTH):
+            return f"the user may not enter {directory}, which has {_permissions(directory.stat())}"
+    if _may(path.stat(), uid, groups, stat.S_IWOTH):
+        return ""
+    return f"the socket has {_permissions(path.stat())}"
+
+
+def _may(status: os.stat_result, uid: int, groups: Collection[int], bit: int) -> bool:
+    shift = 6 if status.st_uid == uid else 3 if status.st_gid in groups else 0
+    return bool(status.st_mode & (bit << shift))
+
+
+def _permissions(status: os.stat_result) -> str:
+    return f"mode {stat.S_IMODE(status.st_mode):04o}, user {status.st_uid}, group {status.st_gid}"

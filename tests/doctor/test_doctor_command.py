@@ -16,9 +16,10 @@ from peers import silent
 from site_of_doctor import Node, doctor
 
 from mdmw.cli.main import main
-from mdmw.doctor.deployment import Asked
+from mdmw.doctor.configuration import Question
 from mdmw.doctor.examine import examine
-from mdmw.doctor.findings import KINDS, Finding, ordered, together
+from mdmw.doctor.findings import KINDS, Finding, causes
+from mdmw.doctor.parallel import run_in_parallel
 from mdmw.errors import Unavailable
 
 needs_node = pytest.mark.skipif(bool(obstacle()), reason=f"needs root and: {obstacle()}")
@@ -32,24 +33,24 @@ def finding(kind: str, namespace: str = "") -> Finding:
 
 
 def test_the_cause_comes_first_and_takes_its_consequences() -> None:
-    found = ordered([finding("listener-hung", "a"), finding("address-missing", "a"), finding("node-down")])
+    found = causes([finding("listener-hung", "a"), finding("address-missing", "a"), finding("node-down")])
     assert [one.finding.kind for one in found] == ["node-down"]
     assert [one.kind for one in found[0].consequences] == ["address-missing", "listener-hung"]
 
 
 def test_another_namespace_is_another_matter() -> None:
-    found = ordered([finding("listener-missing", "a"), finding("namespace-missing", "b")])
+    found = causes([finding("listener-missing", "a"), finding("namespace-missing", "b")])
     assert [one.finding.kind for one in found] == ["namespace-missing", "listener-missing"]
 
 
 def test_faults_come_before_warnings() -> None:
-    found = ordered([finding("clock"), finding("backlog-overflow", "a"), finding("wrong-secret")])
+    found = causes([finding("clock"), finding("backlog-overflow", "a"), finding("wrong-secret")])
     assert [one.finding.kind for one in found] == ["wrong-secret", "backlog-overflow", "clock"]
 
 
 @given(st.lists(st.builds(finding, st.sampled_from(sorted(KINDS)), st.sampled_from(["", "a", "b"]))))
 def test_nothing_is_lost_and_nothing_is_told_twice(findings: list[Finding]) -> None:
-    found = ordered(findings)
+    found = causes(findings)
     told = [each for one in found for each in (one.finding, *one.consequences)]
     assert len(told) == len(set(told))
     assert set(told) == set(findings)
@@ -73,7 +74,9 @@ def test_nobody_is_waited_for_longer_than_there_is_time(peers) -> None:
             sock.recv(1)
 
     done = []
-    problems = together({"silent": wait, "quick": lambda: done.append(1), "wrong": _refuse}, began + 0.3)
+    problems = run_in_parallel(
+        {"silent": wait, "quick": lambda: done.append(1), "wrong": _refuse}, began + 0.3
+    )
     assert time.monotonic() - began < 5
     assert done == [1]
     assert problems == {"silent": "no time was left", "wrong": "it is away"}
@@ -84,14 +87,14 @@ def _refuse() -> None:
 
 
 def test_a_defect_of_one_part_is_told_beside_what_the_others_found() -> None:
-    problems = together({"defect": lambda: {}["x"]}, time.monotonic() + 5)
+    problems = run_in_parallel({"defect": lambda: {}["x"]}, time.monotonic() + 5)
     assert problems == {"defect": "a defect of mdmw: KeyError: 'x'"}
 
 
 @needs_node
 def test_what_was_not_done_in_time_is_said(node: Node) -> None:
     with plants.nova_silent(node), plants.keystone_silent(node):
-        report = examine(Asked(run_dir=node.place.directory), within=0.4)
+        report = examine(Question(run_dir=node.place.directory), within=0.4)
     assert report.seconds < 5
     assert any("no time was left" in line for line in report.left_out)
 
@@ -126,7 +129,7 @@ def test_the_text_fits_into_100_columns(node: Node, capsys) -> None:
 def test_the_command_that_mends_it_mends_it(node: Node, capsys) -> None:
     """As it is printed."""
     with plants.address_taken_away(node):
-        (line,) = examine(Asked(run_dir=node.place.directory), 8).found[0].finding.mend
+        (line,) = examine(Question(run_dir=node.place.directory), 8).causes[0].finding.mend
     ip(node.space, f"address delete 169.254.169.254/32 dev {node.device}")
     subprocess.run([sys.executable, "-m", *line.split()], check=True, capture_output=True, timeout=30)
     assert "169.254.169.254" in ip(node.space, "address")

@@ -122,7 +122,7 @@ def change_address(guest: str, old: str, new: str) -> None:
 
 
 _FAULTS = {
-    "no route": (without_route, "there is no route"),
+    "no route": (without_route, "has no route to 169.254.169.254"),
     "no address": (without_address, "no network card has an IPv4 address"),
     "a proxy": (with_a_proxy, "http_proxy is set"),
     "nobody listens": (with_nobody_there, "cannot be reached"),
