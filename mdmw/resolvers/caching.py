@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ from mdmw.options import refuse
 from mdmw.records import Instance, Scope, Source
 from mdmw.resolvers.back_end import Absent, BackEnd, Fact, Flights, Mark
 from mdmw.resolvers.contract import Resolver, Snapshot, wanted_mac
-from mdmw.resolvers.shared import SNAPSHOT_KEY, Group, Key, Shared, group_directory
+from mdmw.resolvers.shared import SNAPSHOT_KEY, DirectoryStore, Group, Key, Shared, group_directory
 
 #: None when there are too many ports, `Absent` when the scope reaches nobody.
 Prefetched = Snapshot | Absent | None
@@ -83,10 +83,19 @@ class Snapshots:
 
     def _fetch(self, scope: Scope, since: float) -> Fact[Prefetched]:
         key = (SNAPSHOT_KEY, scope.kind, scope.id)
-        with self._group.alone(key) if self._group else nullcontext():
-            fact = self._of_others(key, since) or self._ask(key, scope)
+        fact = self._of_others(key, since)
+        if fact is None and self._group and self._is_shareable(key):
+            with self._group.alone(key):
+                fact = self._of_others(key, since)
+                if fact is None and self._is_shareable(key):
+                    fact = self._ask(key, scope)
+        if fact is None:  # nobody waits for an answer that cannot be shared
+            fact = self._ask(key, scope)
         self._remember(scope, fact)
         return fact
+
+    def _is_shareable(self, key: Key) -> bool:
+        return self._shared is not None and self._shared.takes(key)
 
     def _of_others(self, key: Key, since: float) -> Fact[Prefetched] | None:
         shared = self._shared.snapshot(key, since) if self._shared else None
@@ -531,7 +540,7 @@ def cached(resolver: Resolver, settings: SimpleNamespace) -> Resolver:
     if _backend(settings, neutron) == _MEMCACHED:
         shared = _through_memcached(settings, neutron, keep)
     elif group:
-        shared = Shared("mdmw.directory", {"path": group.directory, "keep": keep}, time.monotonic)
+        shared = Shared(DirectoryStore(group.directory, keep), time.monotonic)
     else:
         shared = None
     return Caching(resolver, limits, shared, group)
@@ -587,9 +596,10 @@ def _through_memcached(settings: SimpleNamespace, neutron: SimpleNamespace, keep
     if not 0 < timeout <= 60:
         raise refuse(settings, "cache_backend_argument", "socket_timeout is a number of seconds above 0")
     urls = [_server(text.strip()) for text in servers]
-    final = {"url": urls, "timeout": timeout, "expire": int(keep) + 1}
+    from mdmw.resolvers.memcached import MemcachedStore  # an extra
+
     try:
-        return Shared("mdmw.memcached", final, time.time, _CLOCKS_DIFFER)
+        return Shared(MemcachedStore(urls, timeout, int(keep) + 1), time.time, _CLOCKS_DIFFER)
     except ValueError as error:
         raise refuse(settings, "cache_backend_argument", f"url {', '.join(urls)}: {error}") from None
 

@@ -31,7 +31,7 @@ from oslo_config import cfg
 
 from mdmw.errors import ConfigError, Unavailable
 from mdmw.options import refuse
-from mdmw.resolvers.shared import group_directory, lock
+from mdmw.resolvers.shared import group_directory, locked
 from mdmw.upstream import transport
 from mdmw.upstream.exchange import Limits
 from mdmw.upstream.transport import Cert, Verify, context_of
@@ -263,8 +263,8 @@ class GroupFile:
             yield
             return
         try:
-            lock(self._fd, timeout, "another process did not finish authenticating in time")
-            yield
+            with locked(self._fd, timeout, "another process did not finish authenticating in time"):
+                yield
         finally:
             os.close(self._fd)
             self._fd = -1

@@ -1,41 +1,49 @@
-"""memcached as the place of a dogpile.cache region of bytes; needs the extra `mdmw[memcached]`."""
+"""memcached as a `Store` of the shared cache; needs the extra `mdmw[memcached]`."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
-from dogpile.cache.api import NO_VALUE, CacheBackend
 from pymemcache import MemcacheError, PooledClient
 
+_POOL_IDLE = 60  # seconds
 
-class Memcached(CacheBackend):
-    """One connection pool for each server, with timeouts. Never pickles, whatever the server sends.
 
-    dogpile's own backend for pymemcache has no timeout, and a connection for each thread.
-    Arguments: `url` (list of host:port or unix socket paths), `timeout` and `expire` (seconds).
-    Raises OSError for every fault.
+class MemcachedStore:
+    """A `Store` with one pool of connections for each server. Values are bytes and never unpickled.
+
+    `urls` are HOST:PORT or the paths of unix sockets. `timeout` and `expire` are seconds. Raises
+    ValueError for a wrong address.
     """
 
-    def __init__(self, arguments: Mapping[str, Any]) -> None:
-        timeout = arguments["timeout"]
-        self._expire = arguments["expire"]
+    most_bytes = 1_000_000  # memcached takes 1 MiB, with the name
+
+    def __init__(self, urls: Sequence[str], timeout: float, expire: int) -> None:
+        self._expire = expire
         self._clients = [
-            PooledClient(url, connect_timeout=timeout, timeout=timeout, pool_idle_timeout=60)
-            for url in arguments["url"]
+            PooledClient(url, connect_timeout=timeout, timeout=timeout, pool_idle_timeout=_POOL_IDLE)
+            for url in urls
         ]
 
-    def get(self, key: str) -> Any:
+    def get(self, name: str) -> bytes | None:
+        """See `Store`."""
         try:
-            value = self._client(key).get(key)
+            value: bytes | None = self._client(name).get(name)
         except (MemcacheError, IndexError) as error:
             raise ConnectionError(f"memcached: {error or type(error).__name__}") from None
-        return NO_VALUE if value is None else value
+        return value
 
-    def set(self, key: str, value: Any) -> None:
+    def set(self, name: str, value: bytes) -> None:
+        """See `Store`."""
         try:
-            self._client(key).set(key, value, expire=self._expire, noreply=False)
+            self._client(name).set(name, value, expire=self._expire, noreply=False)
         except (MemcacheError, IndexError, ValueError) as error:
             raise ConnectionError(f"memcached: {error or type(error).__name__}") from None
 
-    def _client(self, key: str) -> Any:
-        return self._clients[zlib.crc32(key.encode()) % len(self._clients)]
+    def close(self) -> None:
+        """Close all connections."""
+        for client in self._clients:
+            client.close()
+
+    def _client(self, name: str) -> Any:
+        return self._clients[zlib.crc32(name.encode()) % len(self._clients)]

@@ -246,7 +246,9 @@ class RpcPorts:
         try:
             return self._on(networks, {})
         except NoAnswer:
-            self._paused[key] = time.monotonic() + _PAUSE
+            now = time.monotonic()
+            paused = {one: until for one, until in self._paused.copy().items() if until > now}
+            self._paused = paused | {key: now + _PAUSE}
             return None
 
     def _on(self, networks: Sequence[str], filters: Mapping[str, Any]) -> list[Port]:

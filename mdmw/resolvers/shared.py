@@ -1,7 +1,8 @@
-"""What processes know of each other's answers: a dogpile.cache region of theirs, and one flight for all.
+"""What processes know of each other's answers: a cache that they share, and one question for all of them.
 
-Entries are JSON, so that nothing from outside is executed; one that makes no sense, or is about
-something else, is as good as none. Whatever happens to the region, the guest does not notice.
+The processes are those of one group, which share a directory, or agents that share a memcached. Entries
+are JSON, so that nothing from outside is executed. An entry that cannot be understood, or that is about
+something else, is ignored. Faults of the shared cache never reach a guest.
 """
 
 import hashlib
@@ -11,13 +12,11 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-from dogpile.cache import make_region, register_backend
-from dogpile.cache.api import NO_VALUE, CacheBackend
+from typing import Any, Protocol
 
 from mdmw import locking
 from mdmw.errors import ConfigError, Unavailable
@@ -26,12 +25,31 @@ from mdmw.records import Instance, Scope
 from mdmw.resolvers.back_end import PATIENCE, Fact
 from mdmw.resolvers.contract import Port, Snapshot
 
-#: Environment variable, set by who starts the processes.
+LOG = logging.getLogger(__name__)
+
+#: Environment variable with the private directory of a group; the process that starts the group sets it.
 GROUP_DIRECTORY = "MDMW_GROUP_DIR"
+
+#: What an entry is about: always with kind and id of the scope.
+Key = tuple[str | None, ...]
+SNAPSHOT_KEY = "snapshot"  # the first part of the key of a snapshot
+
+_PURGED = ("purged",)
+_TOO_LARGE = "too large"  # the first part of the key of a note that an entry does not fit
+_FORMAT = 2  # part of each name; another number when entries change so that older code cannot read them
+_COMPRESSED = b"z"  # before the data; JSON begins with a brace
+_COMPRESS_FROM = 16 * 1024  # bytes
+_MOST_JSON = 64 * 1024 * 1024  # bytes, of about 200,000 ports
+_REST = 5.0  # seconds without the shared cache after it failed
+_LOCKS = 64
+_SHARDS = 256
 
 
 def group_directory(place: str) -> Path | None:
-    """The directory, or None without one; `ConfigError` when others may read or write there."""
+    """The directory of this group of processes, or None without one.
+
+    `place` begins the message. Raises `ConfigError` when other users may read or write there.
+    """
     path = os.environ.get(GROUP_DIRECTORY)
     if not path:
         return None
@@ -46,85 +64,151 @@ def group_directory(place: str) -> Path | None:
     return Path(path)
 
 
-def lock(descriptor: int, patience: float, why_not: str) -> None:
-    """Lock a file of the group; `Unavailable` when another process has it for `patience` seconds."""
+@contextmanager
+def locked(descriptor: int, patience: float, why_not: str) -> Iterator[None]:
+    """Inside, no other process of the group has this file locked.
+
+    Raises `Unavailable(why_not)` when another process holds the lock for `patience` seconds.
+    """
     try:
         locking.lock(descriptor, patience)
     except TimeoutError:
         raise Unavailable(why_not) from None
+    try:
+        yield
+    finally:
+        locking.unlock(descriptor)
 
 
-LOG = logging.getLogger(__name__)
+class Store(Protocol):
+    """Keeps bytes by name for some time. Every fault is an OSError."""
 
-#: What an entry is about: always with kind and id of the scope.
-Key = tuple[str | None, ...]
-SNAPSHOT_KEY = "snapshot"  # before the scope in keys of snapshots
+    #: The longest value that can be kept, in bytes.
+    most_bytes: int
 
-for _name, _module in (("Memcached", "mdmw.resolvers.memcached"), ("Directory", __name__)):
-    register_backend(f"mdmw.{_name.lower()}", _module, _name)  # type: ignore[no-untyped-call]  # dogpile
+    def get(self, name: str) -> bytes | None:
+        """The value, or None."""
 
-_PURGED = ("purged",)
-_FORMAT = 1  # goes up when entries of the old form can no longer be read
-_MOST_BYTES = 1_000_000  # memcached takes 1 MiB
-_REST = 5.0  # seconds without the region after it failed
-_LOCKS = 64
+    def set(self, name: str, value: bytes) -> None:
+        """Keep a value in place of the one that is there."""
+
+
+class DirectoryStore:
+    """A `Store` of one file for each name, in 256 folders. Files older than `keep` seconds are removed.
+
+    Each `set` looks through at most one folder, so that its time does not grow with the number of files.
+    """
+
+    most_bytes = _MOST_JSON
+
+    def __init__(self, path: Path, keep: float) -> None:
+        self._path = path
+        self._keep = keep
+        self._swept = 0  # folders so far
+        self._next_sweep = 0.0
+
+    def get(self, name: str) -> bytes | None:
+        """See `Store`."""
+        try:
+            return self._file(name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def set(self, name: str, value: bytes) -> None:
+        """See `Store`. Readers see the old value or the new one."""
+        file = self._file(name)
+        with suppress(FileExistsError):
+            file.parent.mkdir(0o700)
+        descriptor, temporary = tempfile.mkstemp(dir=file.parent)
+        with open(descriptor, "wb") as output:  # noqa: PTH123 - a descriptor has no path
+            output.write(value)
+        Path(temporary).replace(file)
+        self._sweep()
+
+    def _file(self, name: str) -> Path:
+        return self._folder(zlib.crc32(name.encode())) / name
+
+    def _folder(self, number: int) -> Path:
+        return self._path / f"{number % _SHARDS:02x}"
+
+    def _sweep(self) -> None:
+        """Remove the old files of the next folder, all folders in turn within `keep` seconds."""
+        now = time.time()
+        if now < self._next_sweep:
+            return
+        self._next_sweep = now + self._keep / _SHARDS
+        self._swept += 1
+        with suppress(FileNotFoundError), os.scandir(self._folder(self._swept)) as files:
+            for file in files:
+                with suppress(FileNotFoundError):
+                    if file.stat().st_mtime < now - self._keep:
+                        Path(file.path).unlink()
 
 
 class Shared:
-    """Facts in a region that several processes use.
+    """Answers and snapshots that several processes use, in a `Store`.
 
-    `clock` is one that they have in common, and `margin` by how many seconds it may differ
-    between them: everything is taken to be older by that much.
+    `clock` is a clock that all processes have in common. Between processes it may differ by `margin`
+    seconds, so every entry counts as older by the margin.
     """
 
     def __init__(
         self,
-        backend: str,
-        arguments: dict[str, Any],
+        store: Store,
         clock: Callable[[], float] = time.time,
         margin: float = 0.0,
         own_clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        region = make_region(key_mangler=_mangled, serializer=bytes, deserializer=bytes)
-        self._region = region.configure(backend, arguments=arguments)
+        self._store = store
         self._clock = clock
         self._margin = margin
         self._own_clock = own_clock
         self._resting_until = 0.0
         self._seldom = Seldom()
 
+    def takes(self, key: Key) -> bool:
+        """Whether an answer about `key` can be shared now: it is not too large, and the cache works."""
+        return self._load((_TOO_LARGE, *key), 0.0, lambda _: True) is None and not self._is_resting()
+
     def snapshot(self, key: Key, since: float) -> Fact[Snapshot | None] | None:
-        """The snapshot under `key`, if there is one with `as_of >= since`; None in it for too many ports."""
+        """The snapshot under `key` with `as_of >= since`, or None.
+
+        The value is None when the scope has too many ports for a snapshot.
+        """
         return self._load(key, since, _snapshot)
 
     def instance(self, key: Key, since: float) -> Fact[Instance] | None:
-        """The instance under `key`, if there is one with `as_of >= since`."""
+        """The instance under `key` with `as_of >= since`, or None."""
         return self._load(key, since, _instance)
 
     def save_snapshot(self, key: Key, snapshot: Snapshot | None, as_of: float) -> None:
-        """Leave a snapshot for the others, unless it is too large."""
+        """Share a snapshot. Other processes learn not to wait for a snapshot that is too large."""
         ports = None if snapshot is None else [_fields(port) for port in snapshot.ports]
         subnets = None if snapshot is None or snapshot.subnets is None else sorted(snapshot.subnets)
-        self._save(key, as_of, {"ports": ports, "subnets": subnets})
+        if not self._save(key, as_of, {"ports": ports, "subnets": subnets}) and not self._is_resting():
+            self._save((_TOO_LARGE, *key), as_of, {})
 
     def save_instance(self, key: Key, found: Instance, as_of: float) -> None:
-        """Leave an instance for the others."""
+        """Share an instance."""
         self._save(key, as_of, {"instance": [found.id, found.project_id, found.port_id]})
 
     def purge(self, scope: Scope | None) -> bool:
-        """Have everybody ignore what was asked until now, of a scope or at all; False if that fails."""
+        """Have all processes ignore the entries of a scope, or all entries, that are older than this call.
+
+        Returns False when the shared cache does not work.
+        """
         now = self._own_clock()
         return self._save(_PURGED if scope is None else (*_PURGED, scope.kind, scope.id), now, {})
 
     def _load(self, key: Key, since: float, build: Callable[[dict[str, Any]], Any]) -> Fact[Any] | None:
         now = self._own_clock()
-        if now < self._resting_until or since > now - self._margin:
+        if self._is_resting() or since > now - self._margin:
             return None
         try:
-            data = self._region.get(_text(key), ignore_expiration=True)
-            if data is NO_VALUE:
+            data = self._store.get(_name(key))
+            if data is None:
                 return None
-            entry = json.loads(data)
+            entry = _decoded(data)
             if entry["key"] != list(key):
                 return None
             age = self._clock() - entry["as_of"]
@@ -134,34 +218,38 @@ class Shared:
         except OSError as error:
             self._rest(error)
             return None
-        except (ValueError, TypeError, LookupError, RecursionError) as error:
+        except (ValueError, TypeError, LookupError, RecursionError, zlib.error) as error:
             self._say("an entry of the shared cache makes no sense and is ignored", error)
             return None
         return fact if fact.as_of >= since and age >= -self._margin else None
 
     def _is_purged(self, key: Key, as_of: float) -> bool:
-        """Marks live as long as what they are about. Raises what reading an entry raises."""
-        scope = key[1:3] if key[0] == SNAPSHOT_KEY else key[:2]
-        for mark in (_PURGED, (*_PURGED, *scope)):
-            data = self._region.get(_text(mark), ignore_expiration=True)
-            if data is not NO_VALUE and as_of <= json.loads(data)["as_of"] + self._margin:
+        """Whether somebody purged the entry. The note of a purge is kept as long as the entries."""
+        about = key[1:] if key[0] == _TOO_LARGE else key
+        scope = about[1:3] if about[0] == SNAPSHOT_KEY else about[:2]
+        for purge in (_PURGED, (*_PURGED, *scope)):
+            data = self._store.get(_name(purge))
+            if data is not None and as_of <= _decoded(data)["as_of"] + self._margin:
                 return True
         return False
 
     def _save(self, key: Key, as_of: float, content: dict[str, Any]) -> bool:
         now = self._own_clock()
-        if now < self._resting_until:
+        if self._is_resting():
             return False
         entry = {"key": key, "as_of": self._clock() - (now - as_of), **content}
-        data = json.dumps(entry, separators=(",", ":")).encode()
-        if len(data) > _MOST_BYTES:
+        data = _encoded(entry)
+        if len(data) > self._store.most_bytes:
             return False
         try:
-            self._region.set(_text(key), data)
+            self._store.set(_name(key), data)
         except OSError as error:
             self._rest(error)
             return False
         return True
+
+    def _is_resting(self) -> bool:
+        return self._own_clock() < self._resting_until
 
     def _rest(self, error: OSError) -> None:
         self._resting_until = self._own_clock() + _REST
@@ -173,7 +261,7 @@ class Shared:
 
 
 class Group:
-    """Processes with a private directory in common."""
+    """Processes with a private directory in common. They ask one after the other, by files with locks."""
 
     def __init__(self, directory: Path, patience: float = PATIENCE) -> None:
         self.directory = directory
@@ -181,25 +269,37 @@ class Group:
 
     @contextmanager
     def alone(self, key: Key) -> Iterator[None]:
-        """While no other process of the group is here with this key; `Unavailable` if that takes too long."""
-        number = int(_mangled(_text(key))[-4:], 16) % _LOCKS
+        """Inside, no other process of the group asks about this key.
+
+        Raises `Unavailable` when another process asks for longer than `patience` seconds.
+        """
+        number = zlib.crc32(_name(key).encode()) % _LOCKS
         try:
             file = (self.directory / f"lock-{number}").open("ab")
         except OSError as error:
             LOG.warning("asking without regard to other processes: %s", error)
             yield
             return
-        with file:
-            lock(file.fileno(), self._patience, "the same look-up of another process takes too long")
+        with file, locked(file.fileno(), self._patience, "another process asks the same for too long"):
             yield
 
 
-def _text(key: Key) -> str:
-    return json.dumps([_FORMAT, *key])
+def _name(key: Key) -> str:
+    return f"mdmw-{hashlib.sha256(json.dumps([_FORMAT, *key]).encode()).hexdigest()}"
 
 
-def _mangled(text: str) -> str:
-    return f"mdmw-{hashlib.sha256(text.encode()).hexdigest()}"
+def _encoded(entry: dict[str, Any]) -> bytes:
+    data = json.dumps(entry, separators=(",", ":")).encode()
+    return data if len(data) < _COMPRESS_FROM else _COMPRESSED + zlib.compress(data, 1)
+
+
+def _decoded(data: bytes) -> Any:
+    if data.startswith(_COMPRESSED):
+        decompressor = zlib.decompressobj()
+        data = decompressor.decompress(data[1:], _MOST_JSON)
+        if not decompressor.eof:
+            raise ValueError("the compressed data is too long, or cut off")
+    return json.loads(data)
 
 
 def _fields(port: Port) -> list[Any]:
@@ -238,31 +338,3 @@ def _texts(values: Any) -> list[str]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise TypeError("not a list of texts")
     return values
-
-
-class Directory(CacheBackend):
-    """A file for each key, replaced as a whole. Files that are older than `keep` seconds go.
-
-    Arguments: `path` and `keep`. Raises OSError.
-    """
-
-    def __init__(self, arguments: Mapping[str, Any]) -> None:
-        self._path = Path(arguments["path"])
-        self._keep = arguments["keep"]
-
-    def get(self, key: str) -> Any:
-        try:
-            return (self._path / key).read_bytes()
-        except FileNotFoundError:
-            return NO_VALUE
-
-    def set(self, key: str, value: Any) -> None:
-        descriptor, temporary = tempfile.mkstemp(prefix="mdmw-", dir=self._path)
-        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor has no path
-            file.write(value)
-        Path(temporary).replace(self._path / key)
-        limit = time.time() - self._keep
-        for old in self._path.glob("mdmw-*"):
-            with suppress(FileNotFoundError):
-                if old.stat().st_mtime < limit:
-                    old.unlink()

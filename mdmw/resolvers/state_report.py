@@ -4,7 +4,6 @@ What is reported is what neutron-metadata-agent reports (spec 1.9, 5.1). It neve
 to a guest: it has a thread of its own, and a fault is a line in the log.
 """
 
-import fcntl
 import logging
 import os
 import socket
@@ -20,6 +19,7 @@ from typing import Any
 from oslo_config import cfg
 
 from mdmw.errors import ConfigError, Unavailable
+from mdmw.locking import try_lock, unlock
 from mdmw.options import load
 from mdmw.resolvers.neutron_rpc import NeutronRpc
 from mdmw.resolvers.shared import GROUP_DIRECTORY
@@ -140,26 +140,21 @@ def _settings(global_conf: Mapping[str, str]) -> SimpleNamespace:
 
 @contextmanager
 def _turn(stopped: threading.Event) -> Iterator[bool]:
-    """Inside, no other process of the group is; False when `stopped` came first."""
+    """Inside, no other process of the group reports; False when `stopped` came first. Raises OSError."""
     directory = os.environ.get(GROUP_DIRECTORY)
     if not directory:
         yield True
         return
-    # The directory itself, since who makes a file in it may be root still.
+    # The lock is on the directory itself: a file in it could be root's, since the parent starts as root.
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        while not _is_locked(fd):
+        while not try_lock(fd):
             if stopped.wait(_TURN):
                 yield False
                 return
-        yield True
+        try:
+            yield True
+        finally:
+            unlock(fd)
     finally:
         os.close(fd)
-
-
-def _is_locked(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -76,7 +76,7 @@ def test_the_section_wins_over_neutron(made):
 )
 def test_servers_of_memcached(made, neutron, section, servers):
     cache = made(f"[cache]\n{neutron}", cache_backend="dogpile.cache.pymemcache", **section)
-    clients = cache._shared._region.backend._clients
+    clients = cache._shared._store._clients
     expected = [made_server(server) for server in servers]
     assert [client.server for client in clients] == expected
 

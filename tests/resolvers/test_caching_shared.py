@@ -10,7 +10,12 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
+import uuid
+import zlib
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,8 +29,10 @@ from mdmw.errors import NotIdentified, Unavailable
 from mdmw.records import Instance
 from mdmw.resolvers.caching import Caching, Limits
 from mdmw.resolvers.contract import Port, Snapshot
+from mdmw.resolvers.memcached import MemcachedStore
 from mdmw.resolvers.neutron import PortResolver
-from mdmw.resolvers.shared import Group, Shared
+from mdmw.resolvers.shared import DirectoryStore, Group, Shared
+from mdmw.resolvers.shared import _name as name_of
 
 KEY = ("snapshot", "network", "blue")
 PATIENCE = 20.0
@@ -69,15 +76,13 @@ def agent():
     made = []
 
     def make(path, cloud, prefetching=True, ahead=0.0):
-        arguments = {"url": [path], "timeout": 0.5, "expire": 41}
-        shared = Shared("mdmw.memcached", arguments, lambda: time.time() + ahead, 0.5)
+        shared = Shared(MemcachedStore([path], 0.5, 41), lambda: time.time() + ahead, 0.5)
         made.append(shared)
         return cache(cloud, time.monotonic, prefetching, shared=shared)
 
     yield make
     for shared in made:
-        for client in shared._region.backend._clients:
-            client.close()
+        shared._store.close()
 
 
 class Trap:
@@ -170,14 +175,40 @@ def test_an_entry_that_is_old_is_not_taken(agent, memcached, client):
     assert cloud.queries == {"all": 2}
 
 
-def test_a_snapshot_that_does_not_fit_is_not_shared(agent, memcached, client, caplog):
-    cloud = Cloud()
-    for number in range(10_000):
-        cloud.put(number)
+@pytest.mark.parametrize("number", [500, 10_000])
+def test_a_snapshot_of_many_ports_is_shared(agent, memcached, client, caplog, number):
+    """As many as `prefetch_max_ports`, with ids as Neutron has them: memcached takes a million bytes."""
+    cloud = crowd(number)
     for _ in range(2):
-        assert agent(memcached, cloud).resolve(source(77)).id == "instance-77"
+        assert agent(memcached, cloud).resolve(source(77)).id == instance_of(77)
+    assert cloud.queries == {"all": 1}
+    assert caplog.records == []
+
+
+def test_a_snapshot_that_does_not_fit_is_not_shared(agent, memcached, client, caplog, monkeypatch):
+    monkeypatch.setattr(MemcachedStore, "most_bytes", 10_000)
+    cloud = crowd(500)
+    for _ in range(2):
+        cached = agent(memcached, cloud)
+        assert cached.resolve(source(77)).id == instance_of(77)
+        assert not cached._shared.takes(KEY)
+        assert cached._shared.takes(("snapshot", "network", "green"))
     assert cloud.queries == {"all": 2}
     assert caplog.records == []
+
+
+def instance_of(number):
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, str(number)))
+
+
+def crowd(number):
+    """A network of many guests, with ids that cannot be compressed much."""
+    cloud = Cloud()
+    for n in range(number):
+        cloud.put(n, device=instance_of(n))
+    ports = [replace(port, id=instance_of(f"port {port.id}")) for port in cloud.ports.values()]
+    cloud.ports = {port.id: port for port in ports}
+    return cloud
 
 
 def test_nothing_from_memcached_is_executed(agent, memcached, client, tmp_path):
@@ -202,6 +233,10 @@ GARBAGE = [
     b'{"ct": 1, "v": 1}|{"key": ["snapshot", "network", "blue"]}',
     b"\xff\xfe|\xff",
     b"[" * 100_000,
+    b"z",
+    b"zz",
+    b"z" + zlib.compress(b"{}")[:-1],
+    b"z" + zlib.compress(b"[" * 100_000),
     b'{"ct": 1, "v": 1}|' + b"[" * 100_000,
 ]
 
@@ -225,7 +260,7 @@ def test_garbage_is_like_nothing(agent, memcached, client, caplog, data):
 def overwrite(client, data, cached, me):
     """Put `data` where a cache left its answer about `me`."""
     cached.resolve(me)
-    key = cached._shared._region.key_mangler(json.dumps([1, *KEY]))
+    key = name_of(KEY)
     assert client.get(key) is not None
     client.set(key, data, flags=1, noreply=False)
 
@@ -236,9 +271,8 @@ def test_a_snapshot_of_another_network_is_not_taken(agent, memcached, client):
     cloud.put(1, GREEN)
     cached = agent(memcached, cloud)
     cached.resolve(source(1, GREEN))
-    mangle = cached._shared._region.key_mangler
-    entry = client.get(mangle(json.dumps([1, "snapshot", "network", "green"])))
-    client.set(mangle(json.dumps([1, *KEY])), entry, noreply=False)
+    entry = client.get(name_of(("snapshot", "network", "green")))
+    client.set(name_of(KEY), entry, noreply=False)
     with pytest.raises(NotIdentified):
         agent(memcached, cloud).resolve(source(1, BLUE))
 
@@ -303,7 +337,7 @@ ports = st.builds(
 def test_a_snapshot_is_read_as_it_was_written(tmp_path_factory, made, subnets, age):
     clock = Clock()
     path = tmp_path_factory.mktemp("entries")
-    shared = Shared("mdmw.directory", {"path": path, "keep": 40}, clock, 0.0, clock)
+    shared = Shared(DirectoryStore(path, 40), clock, 0.0, clock)
     as_of = clock() - age
     shared.save_snapshot(KEY, Snapshot(made, subnets), as_of)
     fact = shared.snapshot(KEY, as_of - 0.001)
@@ -328,8 +362,8 @@ entries = st.fixed_dictionaries(
 
 @given(entries | json_values)
 def test_any_json_is_an_entry_or_nothing(tmp_path_factory, entry):
-    shared = Shared("mdmw.directory", {"path": tmp_path_factory.mktemp("entries"), "keep": 40})
-    shared._region.set(json.dumps([1, *KEY]), json.dumps(entry).encode())
+    shared = Shared(DirectoryStore(tmp_path_factory.mktemp("entries"), 40))
+    shared._store.set(name_of(KEY), json.dumps(entry).encode())
     for fact in (shared.snapshot(KEY, 0.0), shared.instance(KEY, 0.0)):
         assert fact is None or isinstance(fact.value, Snapshot | Instance | None)
         if fact is not None and isinstance(fact.value, Snapshot):
@@ -372,7 +406,7 @@ class Member:
     """A process of the group, as far as the cache can tell."""
 
     def __init__(self, path, cloud, clock, patience=PATIENCE):
-        shared = Shared("mdmw.directory", {"path": path, "keep": 40}, clock, 0.0, clock)
+        shared = Shared(DirectoryStore(path, 40), clock, 0.0, clock)
         self.cache = Caching(PortResolver(cloud), Limits(idle=2.0), shared, Group(path, patience), clock)
 
 
@@ -415,16 +449,97 @@ def test_a_group_whose_directory_is_gone(group, caplog):
     assert "other processes" in caplog.text
 
 
-def test_files_of_a_group_are_private_and_go(group):
+def test_files_of_a_group_are_private_and_go(group, monkeypatch):
+    """Within twice the time for which they count, whatever their number."""
     clock = Clock()
-    shared = Shared("mdmw.directory", {"path": group, "keep": 40}, clock, 0.0, clock)
-    shared.save_snapshot(KEY, Snapshot(()), clock())
-    (old,) = group.iterdir()
-    assert old.stat().st_mode & 0o077 == 0
-    os.utime(old, (0, 0))
-    shared.save_snapshot(("snapshot", "network", "green"), Snapshot(()), clock())
-    assert not old.exists()
-    assert len(list(group.iterdir())) == 1
+    shared = Shared(DirectoryStore(group, 40), clock, 0.0, clock)
+    for number in range(700):
+        shared.save_snapshot(("snapshot", "network", str(number)), Snapshot(()), clock())
+    files = [path for path in group.rglob("*") if path.is_file()]
+    assert len(files) == 700
+    assert [path for path in group.rglob("*") if path.stat().st_mode & 0o077] == []
+    began = time.time()
+    for step in range(300):
+        now = began + 41 + step * 40 / 256
+        monkeypatch.setattr("mdmw.resolvers.shared.time.time", partial(float, now))
+        shared.save_snapshot(KEY, Snapshot(()), clock())
+    assert [path for path in files if path.exists()] == []
+    assert sum(path.is_file() for path in group.rglob("*")) == 1
+
+
+def test_the_time_to_save_does_not_grow_with_the_files(group):
+    """The best of several times."""
+    best = {}
+    for files in (10, 5000):
+        store = DirectoryStore(group, 40)
+        for number in range(files):
+            store.set(f"name-{number}", b"{}")
+        times = []
+        for number in range(20):
+            began = time.perf_counter()
+            store.set(f"another-{number}", b"{}")
+            times.append(time.perf_counter() - began)
+        best[files] = min(times)
+    assert best[5000] < 3 * best[10] + 0.001
+
+
+@pytest.mark.parametrize("number", [400, 5_000, 12_000])
+def test_members_of_a_group_share_snapshots_of_any_size(group, number):
+    cloud, clock = crowd(number), Clock()
+    for _ in range(3):
+        assert Member(group, cloud, clock).cache.resolve(source(7)).id == instance_of(7)
+    assert cloud.queries == {"all": 1}
+
+
+def test_members_of_a_group_do_not_wait_for_what_cannot_be_shared(group, monkeypatch):
+    """Two ask at the same time, since each would have to ask for itself anyway."""
+    monkeypatch.setattr(DirectoryStore, "most_bytes", 500)
+    cloud, clock = crowd(50), Clock()
+    assert Member(group, cloud, clock).cache.resolve(source(7)).id == instance_of(7)
+    assert cloud.inside.acquire(timeout=PATIENCE)
+    cloud.gate.clear()
+    calls = at_once([partial(Member(group, cloud, clock).cache.resolve, source(n)) for n in range(3)])
+    for _ in range(3):
+        assert cloud.inside.acquire(timeout=PATIENCE)
+    cloud.gate.set()
+    assert [found.id for found in calls.join()] == [instance_of(n) for n in range(3)]
+
+
+def test_members_that_waited_for_what_cannot_be_shared_go_on_together(group, monkeypatch):
+    """They learn it when the first of them has asked."""
+    monkeypatch.setattr(DirectoryStore, "most_bytes", 500)
+    cloud, clock = crowd(50), Clock()
+    first, *others = (Member(group, cloud, clock) for _ in range(4))
+    turns = threading.Event()
+    cloud.gate = turns
+    calls = at_once([lambda: first.cache.resolve(source(0))])
+    assert cloud.inside.acquire(timeout=PATIENCE)
+    waiting = at_once([partial(member.cache.resolve, source(1)) for member in others])
+    cloud.gate = threading.Event()  # for those who come now
+    turns.set()
+    calls.join()
+    for _ in others:
+        assert cloud.inside.acquire(timeout=PATIENCE)
+    cloud.gate.set()
+    assert {found.id for found in waiting.join()} == {instance_of(1)}
+
+
+def test_a_lock_of_the_group_ends_although_a_child_was_forked_inside(group):
+    """The child has the file open too: closing it in the parent does not release the lock."""
+    reading, writing = os.pipe()
+    with Group(group).alone(KEY):
+        child = os.fork()
+        if child == 0:
+            os.close(writing)
+            os.read(reading, 1)
+            os._exit(0)
+    try:
+        with Group(group, patience=0.1).alone(KEY):
+            pass
+    finally:
+        os.close(writing)
+        os.close(reading)
+        os.waitpid(child, 0)
 
 
 def test_routers_are_shared_with_their_subnets(group):

@@ -17,9 +17,9 @@ from peers import PATIENCE
 from mdmw.errors import ConfigError, NotIdentified, Unavailable
 from mdmw.filters import instance_resolve
 from mdmw.records import Instance, Scope, Source
-from mdmw.resolvers import contract
+from mdmw.resolvers import contract, neutron_rpc
 from mdmw.resolvers.contract import ROUTER_INTERFACE_OWNERS
-from mdmw.resolvers.neutron_rpc import NeutronRpcResolver
+from mdmw.resolvers.neutron_rpc import NeutronRpcResolver, NoAnswer, RpcPorts
 from mdmw.testing import resolvers
 from mdmw.testing.resolvers import ADA, BLUE, ROUTER, WORLD
 
@@ -371,3 +371,21 @@ def test_without_oslo_messaging(monkeypatch):
     monkeypatch.setitem(sys.modules, "oslo_messaging", None)
     with pytest.raises(ConfigError, match=r"needs oslo.messaging, the extra mdmw\[rpc\]"):
         resolver_at("rabbit://neutron:secret@rabbit/")
+
+
+class Silent:
+    """Answers nothing."""
+
+    def call(self, *arguments, **fields):
+        raise NoAnswer("no answer")
+
+
+def test_networks_that_could_not_be_listed_are_forgotten_after_a_minute(monkeypatch):
+    """A pause for each network that once was too large would stay in memory for ever."""
+    now = [0.0]
+    monkeypatch.setattr(neutron_rpc.time, "monotonic", lambda: now[0])
+    ports = RpcPorts(Silent(), 5.0)
+    for number in range(300):
+        assert ports.everything([f"network-{number}"]) is None
+        now[0] += 1.0
+    assert 60 <= len(ports._paused) <= 61

@@ -15,6 +15,7 @@ from neutron_api import REGION, answer, config, says
 from mdmw.errors import ConfigError, Unavailable
 from mdmw.records import Scope, Source
 from mdmw.resolvers import keystone
+from mdmw.resolvers.keystone import GroupFile
 from mdmw.resolvers.shared import GROUP_DIRECTORY
 from mdmw.testing.resolvers import ADA as ADA_ID
 from mdmw.testing.resolvers import BLUE
@@ -337,3 +338,21 @@ def test_tokens_and_passwords_reach_no_log(cloud, neutron, caplog):
     assert not [record for record in caplog.records if record.name.startswith("keystoneauth")]
     text = caplog.text + repr(resolver._queries._get.__self__._access)
     assert not [secret for secret in (*cloud.tokens, "battery staple") if secret in text]
+
+
+def test_r16_the_lock_of_the_token_ends_although_a_child_was_forked_inside(tmp_path):
+    """The child has the file open too: closing it in the parent does not release the lock."""
+    reading, writing = os.pipe()
+    with GroupFile(tmp_path / "token").exclusive(1.0):
+        child = os.fork()
+        if child == 0:
+            os.close(writing)
+            os.read(reading, 1)
+            os._exit(0)
+    try:
+        with GroupFile(tmp_path / "token").exclusive(0.1):
+            pass
+    finally:
+        os.close(writing)
+        os.close(reading)
+        os.waitpid(child, 0)

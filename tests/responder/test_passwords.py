@@ -2,6 +2,8 @@
 
 import os
 import sqlite3
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -184,3 +186,35 @@ def test_guests_do_not_share_names(get):
         if not GUESTS[name].password:
             assert get(PATH, "POST", name.encode(), guest=name).status == 200
     assert get(PATH, guest="red-1").body == b"red-1"
+
+
+def test_a_locked_file_stops_no_other_greenlet(tmp_path):
+    """SQLite's own wait would: a guest's password is stored when the file is free, and others go on."""
+    path = tmp_path / "passwords.sqlite"
+    PasswordFile(path).get("a")
+    told = subprocess.run(
+        [sys.executable, "-c", _GREENLETS, str(path)], capture_output=True, text=True, check=True
+    )
+    assert told.stdout == "True True\n"
+
+
+_GREENLETS = """
+from gevent import monkey
+monkey.patch_all()
+import sqlite3, sys
+from contextlib import closing
+from pathlib import Path
+import gevent
+from mdmw.responder.passwords import PasswordFile
+
+path = Path(sys.argv[1])
+with closing(sqlite3.connect(path, isolation_level=None)) as other:
+    other.execute("BEGIN EXCLUSIVE")
+    waits = gevent.spawn(PasswordFile(path).put, "a", b"x")
+    turns = []
+    for _ in range(10):
+        gevent.sleep(0.01)
+        turns.append(waits.ready())
+    other.execute("COMMIT")  # only this greenlet can: one that waits in SQLite would wait in vain
+print(waits.get(), not any(turns))
+"""
