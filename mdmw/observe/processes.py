@@ -1,7 +1,7 @@
 """Ask the serving processes of this host about themselves: the client of their introspection sockets.
 
-All processes with a socket in a directory are asked at the same time. An answer is not trusted: the client bounds
-its length, and `mdmw.observe.answers` checks its fields.
+All processes with a socket in a directory are asked at the same time. An answer is not trusted: the client
+bounds its length, and `mdmw.observe.answers` checks its fields.
 """
 
 import contextlib
