@@ -1,8 +1,8 @@
-"""YAML and JSON read strictly: every value is checked, and every complaint says where.
+"""Strict reading of YAML and JSON: every value is checked, and every error names its place.
 
-A *check* is a function from a `Node` to a value that raises `ConfigError` with one line:
-file, line, place in the document, what is wrong, what is allowed. Larger checks are made
-from smaller ones (`list_of`, `map_of`, `record`). A key whose value is null counts as absent.
+A *check* is a function that takes a `Node` and returns a value. It raises `ConfigError` with one line:
+file, line, place in the document, what is wrong, what is allowed. `list_of`, `map_of` and `record` make
+checks from smaller checks. A key whose value is null counts as absent.
 """
 
 import base64
@@ -21,8 +21,8 @@ from mdmw.errors import ConfigError
 T = TypeVar("T")
 
 _MAX_BYTES = 64 * 1024 * 1024
-_MAX_DEPTH = 50  # libyaml's composer recurses in C without a limit of its own
-_MAX_BITS = 1024  # Python writes no number of more than 4300 digits as text
+_MAX_DEPTH = 50  # libyaml recurses in C, and has no limit
+_MAX_BITS = 1024  # Python refuses to write a number of more than 4300 digits as text
 _SHOWN = 60
 _TAG = "tag:yaml.org,2002:"
 _KINDS = {
@@ -47,10 +47,7 @@ _NUMBERS = {
 
 
 class Node:
-    """One value of the document and where it stands; what to do with it is the check's affair.
-
-    `file` is None for a value that comes from no file; then there are no lines.
-    """
+    """One value of a document, and its place. `file` is None for a value from JSON, which has no lines."""
 
     __slots__ = ("_at", "_raw", "file", "where")
 
@@ -63,7 +60,7 @@ class Node:
         self.file = file
 
     def error(self, problem: str) -> ConfigError:
-        """The error for this value; `problem` says what is wrong and what is allowed."""
+        """The error for this value. `problem` says what is wrong and what is allowed."""
         line = f"{self.file}:{self._at.start_mark.line + 1}: " if self.file else ""
         return ConfigError(_one_line(f"{line}{self.where or 'the document'}: {problem}"))
 
@@ -73,13 +70,13 @@ class Node:
         return self._raw.tag.removeprefix(_TAG)
 
     def wanted(self, what: str) -> ConfigError:
-        """The error for a value of the wrong kind."""
+        """The error for a value of the wrong kind; `what` is what is allowed."""
         found = _KINDS.get(self.kind, self.kind)
         hint = "; put it in quotes" if what == "text" and isinstance(self._raw, yaml.ScalarNode) else ""
         return self.error(f"{found} is not allowed here, {what} is{hint}")
 
     def scalar(self, what: str) -> str:
-        """The characters of a scalar as they stand in the file, whatever YAML takes them for."""
+        """The characters of a scalar as in the file, also where YAML reads a number or a date."""
         if not isinstance(self._raw, yaml.ScalarNode) or self.kind == "null" or self.kind not in _KINDS:
             raise self.wanted(what)
         text: str = self._raw.value
@@ -90,7 +87,7 @@ class Node:
         return text
 
     def number(self) -> Any:
-        """An int, float or bool as YAML means it."""
+        """The value of a YAML number or boolean."""
         try:
             return _NUMBERS[self.kind](self._raw)
         except (ValueError, ArithmeticError, LookupError, yaml.YAMLError):
@@ -104,7 +101,7 @@ class Node:
         return [Node(raw, self.file, f"{self.where}[{i}]") for i, raw in enumerate(self._raw.value)]
 
     def fields(self) -> "dict[str, Node]":
-        """The values of a mapping by key; a key that is no text, or given twice, is refused."""
+        """The values of a mapping by key. A key that is not text, or that is there twice, is an error."""
         if not isinstance(self._raw, yaml.MappingNode) or self.kind != "map":
             raise self.wanted("a mapping")
         found: dict[str, Node] = {}
@@ -121,7 +118,7 @@ class Node:
         return found
 
     def at(self, *steps: str | int) -> "Node":
-        """The value that one gets to by these keys and indices; the deepest one that exists."""
+        """The value that these keys and indices lead to, or the deepest one that exists."""
         node = self
         for step in steps:
             node = node.items()[step] if isinstance(step, int) else node.fields().get(step, node)
@@ -129,13 +126,13 @@ class Node:
 
 
 Check = Callable[[Node], T]
-#: Steps to a value from where one stands, and the way there.
+#: Keys and indices that lead from one value to another.
 Steps = tuple[str | int, ...]
 At = Callable[..., Node]
 
 
 def read(path: Path, check: Callable[[Node], T]) -> T:
-    """The checked content of a file."""
+    """The content of a file, as `check` returns it; raises `ConfigError`."""
     text = _read_bytes(path, lambda problem: ConfigError(_one_line(f"{path}: {problem}")))
     try:
         _refuse_hostile(text, path)
@@ -148,14 +145,14 @@ def read(path: Path, check: Callable[[Node], T]) -> T:
 
 
 class _Nodes(yaml.representer.SafeRepresenter):
-    """Makes a node for each value, though two be the same object."""
+    """Makes one node for each value, also for two values that are the same object."""
 
     def ignore_aliases(self, _data: object) -> bool:
         return True
 
 
 def document(value: object, where: str = "") -> Node:
-    """What JSON can say, ready to be checked; messages begin with `where` and have no file."""
+    """The node of a JSON value. `where` begins each message. Raises `ConfigError` for deep nesting."""
     _refuse_deep(value, where)
     return Node(_Nodes(sort_keys=False).represent_data(value), None, where)
 
@@ -170,7 +167,7 @@ def _refuse_deep(value: object, where: str, levels: int = _MAX_DEPTH) -> None:
 
 
 def _refuse_hostile(text: bytes, path: Path) -> None:
-    """Nothing that grows beyond its own size, or is nested deeper than a stack is high."""
+    """Raises `ConfigError` for aliases, which can grow without limit, and for deep nesting."""
     depth = 0
     event: Any
     for event in yaml.parse(text, Loader=_LOADER):
@@ -248,7 +245,7 @@ def one_of(*choices: str) -> Check[str]:
 
 
 def matching(what: str, normalise: Callable[[str], T]) -> Check[T]:
-    """What `normalise` makes of the characters; its ValueError means that it is not `what`."""
+    """The result of `normalise(characters)`. Its ValueError becomes the error "`what` is allowed"."""
 
     def check(node: Node) -> T:
         value = node.scalar(what)
@@ -261,7 +258,7 @@ def matching(what: str, normalise: Callable[[str], T]) -> Check[T]:
 
 
 def base64_bytes(node: Node) -> bytes:
-    """The bytes behind base64 text; white space does not count."""
+    """The bytes of a base64 text. White space is ignored."""
     encoded = "".join(text(node).split())
     try:
         return base64.b64decode(encoded, validate=True)
@@ -270,15 +267,15 @@ def base64_bytes(node: Node) -> bytes:
 
 
 def file_bytes(node: Node) -> bytes:
-    """The content of the named file; a relative name starts at the folder of the document."""
+    """The content of the file that is named. A relative name is relative to the folder of the document."""
     if node.file is None:
-        raise node.error("only a document in a file can name another; give the content itself")
+        raise node.error("only a file can name another file; write the content here")
     name = line(node)
     return _read_bytes(node.file.parent / name, lambda problem: node.error(f"{shown(name)}: {problem}"))
 
 
 def json_value(node: Node) -> Any:
-    """Whatever JSON can say."""
+    """Any JSON value."""
     kind = node.kind
     if kind == "map":
         return json_object(node)
@@ -299,27 +296,28 @@ def json_value(node: Node) -> Any:
 
 
 def json_object(node: Node) -> dict[str, Any]:
-    """A mapping whose values are whatever JSON can say."""
+    """A mapping from text to any JSON values."""
     return {key: json_value(value) for key, value in node.fields().items()}
 
 
 def list_of(check: Check[T]) -> Check[tuple[T, ...]]:
-    """A list of such values."""
+    """A list of values that pass `check`."""
     return lambda node: tuple(check(item) for item in node.items())
 
 
 def map_of(check: Check[T]) -> Check[dict[str, T]]:
-    """A mapping from text to such values."""
+    """A mapping from text to values that pass `check`."""
     return lambda node: {key: check(value) for key, value in node.fields().items()}
 
 
 def record(
     make: Callable[..., T], checks: Mapping[str, Check[Any]], into: Mapping[str, str] | None = None
 ) -> Check[T]:
-    """A mapping with these keys, handed to `make` as keyword arguments.
+    """The result of `make`, called with the checked values of a mapping as keyword arguments.
 
-    `into` names the argument where it differs from the key; keys of one argument
-    exclude each other. An argument without a default must be given.
+    `checks` has a check for each key that is allowed. `into` gives the name of the argument where key and
+    argument differ. Of several keys for one argument, one is allowed. A key is required when its argument
+    has no default.
     """
     targets = {key: (into or {}).get(key, key) for key in checks}
     required = [
@@ -350,7 +348,7 @@ def record(
 
 
 def distinct(at: At, what: str, found: Iterable[tuple[Hashable, Steps]]) -> None:
-    """No two of the values are the same; `found` has each with the way there."""
+    """Raises `ConfigError` when two values are equal. `found` has each value and the steps to it."""
     first: dict[Hashable, Steps] = {}
     for value, steps in found:
         if value in first:
@@ -359,7 +357,7 @@ def distinct(at: At, what: str, found: Iterable[tuple[Hashable, Steps]]) -> None
 
 
 def shown(value: object) -> str:
-    """A value from the file, fit for a message."""
+    """A value as text for a message, shortened to 60 characters."""
     quoted = repr(value)
     return quoted if len(quoted) <= _SHOWN else quoted[:_SHOWN] + "..."
 

@@ -1,8 +1,7 @@
-"""Options of a filter: declared once, parsed at load, frozen.
+"""The options of a section of the paste file, parsed when the pipeline is loaded.
 
-Precedence: the filter's own section of the paste file, then that file's
-`[DEFAULT]`, then the files named by `config_file`, then the default. Each call
-has a `ConfigOpts` of its own, so two sections of one filter never see each other.
+A value comes from the section, or else from `[DEFAULT]` of the paste file, or else from the files that
+`config_file` names, or else it is the default. Two sections of one filter never see each other's values.
 """
 
 import configparser
@@ -18,17 +17,17 @@ from oslo_config import cfg
 
 from mdmw.errors import ConfigError
 
-#: Known to every section.
+#: Options of every section.
 CONFIG_FILE = cfg.ListOpt(
     "config_file",
     default=[],
-    help="oslo.config files to read options from, for example Neutron's metadata_agent.ini. "
-    "The section of the paste file wins over them.",
+    help="oslo.config files from which mdmw reads options, for example Neutron's metadata_agent.ini. "
+    "A value in the section of the paste file has priority over these files.",
 )
 CONFIG_DIR = cfg.ListOpt(
     "config_dir",
     default=[],
-    help="Directories whose *.conf files are read after those of config_file.",
+    help="Directories whose *.conf files mdmw reads after the files of config_file.",
 )
 #: What the loader of pipelines adds to the global dict: the name of the pipeline.
 PIPELINE = "mdmw_pipeline"
@@ -49,9 +48,8 @@ def load(
 ) -> SimpleNamespace:
     """Parse one section into a namespace with one attribute per option.
 
-    `name` is the entry point (`hmac-sign`); the section is found in the paste
-    file so that the message can name it. Raises `ConfigError`, one line: file,
-    section, option, value, what is allowed.
+    `name` is the entry point, for example `hmac-sign`. Raises `ConfigError` with one line: file, section,
+    option, value, what is allowed.
     """
     place = place_of(name, global_conf, local_conf)
     known = {spelling: opt for opt in (CONFIG_FILE, CONFIG_DIR, *options) for spelling in _spellings(opt)}
@@ -63,7 +61,7 @@ def load(
     values = {known[o].dest: _parse(place, known[o], o, text) for o, text in given.items()}
     files = ConfigFiles(values.pop(CONFIG_FILE.dest, []), values.pop(CONFIG_DIR.dest, []))
 
-    # What the section gives stays out of oslo.config, which would replace a $name in it.
+    # oslo.config would replace a $name in a value, so it never sees the values of the section.
     conf = files.parse(place, [opt for opt in options if opt.dest not in values])
     rest = {opt.dest: _from_files(place, opt, conf, files) for opt in options if opt.dest not in values}
     return Settings(place=place, config=files, shared=global_conf.get(SHARED, {}), **values, **rest)
@@ -71,18 +69,18 @@ def load(
 
 @dataclass(frozen=True, slots=True)
 class ConfigFiles:
-    """The oslo.config files of a section; other groups of them than `[DEFAULT]` are read with `parse`."""
+    """The oslo.config files of a section. `parse` reads other groups of these files than `[DEFAULT]`."""
 
     files: Sequence[str] = ()
     directories: Sequence[str] = ()
 
     def one_by_one(self) -> "list[ConfigFiles]":
-        """Each of them by itself, the one that wins first."""
+        """Each file by itself, the file with the highest priority first."""
         inside = [str(path) for name in self.directories for path in sorted(Path(name).glob("*.conf"))]
         return [ConfigFiles([path]) for path in reversed([*self.files, *inside])]
 
     def parse(self, place: str, options: Sequence[cfg.Opt] = (), group: str | None = None) -> cfg.ConfigOpts:
-        """A `ConfigOpts` of its own over these files; more options may be registered on it.
+        """A new `ConfigOpts` over these files, on which more options may be registered.
 
         Raises `ConfigError`, one line that begins with `place`.
         """
@@ -119,12 +117,12 @@ class Settings(SimpleNamespace):
 
 
 def refuse(settings: SimpleNamespace, option: str, problem: str) -> ConfigError:
-    """The error for a value that parses but cannot be used; `problem` says what is allowed."""
+    """The error for a value that cannot be used. `problem` says what is allowed."""
     return ConfigError(f"{settings.place}: option {option!r}: {problem}")
 
 
 def shown(opt: cfg.Opt, value: object) -> str:
-    """A value as text for people; a secret becomes stars."""
+    """The value of an option as text, stars for a secret."""
     if opt.secret and value:
         return "****"
     if isinstance(value, list):
@@ -166,7 +164,7 @@ def _spellings(opt: cfg.Opt) -> list[str]:
 
 
 def place_of(name: str, global_conf: Mapping[str, str], local_conf: Mapping[str, str]) -> str:
-    """File and section of a call of the factory `name`, for messages."""
+    """The file and section from which the factory `name` was called, for messages."""
     path = global_conf.get("__file__")
     if not path:
         return name
@@ -175,9 +173,9 @@ def place_of(name: str, global_conf: Mapping[str, str], local_conf: Mapping[str,
 
 
 def _section(path: str, name: str, local_conf: Mapping[str, str]) -> str | None:
-    """The section that Paste made this call from: it uses `name` and has these options.
+    """The section from which Paste made this call: it uses `name` and has these options.
 
-    Paste drops an option that `[DEFAULT]` has too, silently; that is refused here.
+    Raises `ConfigError` for an option that `[DEFAULT]` has too, since Paste silently drops it.
     """
     parser = configparser.RawConfigParser(default_section="\0", strict=False)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
@@ -202,7 +200,7 @@ def _section(path: str, name: str, local_conf: Mapping[str, str]) -> str | None:
 
 
 def _may_be(items: Mapping[str, str], local_conf: Mapping[str, str]) -> bool:
-    """Whether the section has these values, as far as they are not interpolated."""
+    """Whether the section has these values. Values with a `%` are interpolated, and not compared."""
     return all(items[option] == value or "%" in items[option] for option, value in local_conf.items())
 
 

@@ -51,17 +51,17 @@ class Reloading(Generic[T]):
         self._look = look
         self._reread = reread or read
         self._interval = interval
-        self._views: list[View[T, Any]] = []
+        self._derived: list[Derived[T, Any]] = []
         self._lock = threading.Lock()  # of the thread that looks
         self._reader: threading.Thread | None = None
         self._stamp = look()
         self._value = read()
         self._next_look = time.monotonic() + interval
 
-    def view(self, make: Callable[[T], U]) -> "View[T, U]":
+    def derived(self, make: Callable[[T], U]) -> "Derived[T, U]":
         """A second form of the content; `make` is called again for each new content."""
-        made = View(self, make, self._value)
-        self._views.append(made)
+        made = Derived(self, make, self._value)
+        self._derived.append(made)
         return made
 
     def value(self) -> T:
@@ -112,20 +112,20 @@ class Reloading(Generic[T]):
     def _read(self, stamp: Hashable) -> None:
         try:
             value = self._reread()
-            made = [(view, view.make(value)) for view in self._views]
+            made = [(derived, derived.make(value)) for derived in self._derived]
         except ConfigError as error:
-            LOG.error("keeping the last good content: %s", error)  # noqa: TRY400 - the line says it all
+            LOG.error("keeping the last good content: %s", error)  # noqa: TRY400 - the text of the error is enough
         except Exception:
             LOG.exception("%s cannot be read; keeping the last good content", self._name)
         else:
             self._value = value
-            for view, content in made:
-                view.content = content
+            for derived, content in made:
+                derived.content = content
             LOG.info("%s: read again", self._name)
         self._stamp = stamp  # last: a process that is forked before this point reads for itself
 
 
-class View(Generic[T, U]):
+class Derived(Generic[T, U]):
     """What `make` returns for the content of a `Reloading`; both are replaced together."""
 
     def __init__(self, source: Reloading[T], make: Callable[[T], U], value: T) -> None:

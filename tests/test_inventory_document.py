@@ -21,9 +21,9 @@ from mdmw.inventory.values import (
     HostRoute,
     Interface,
     Inventory,
+    InventoryPort,
     Key,
     Network,
-    Port,
     Router,
     Subnet,
 )
@@ -145,7 +145,9 @@ def inventories(draw):
     if nets and guests:
         addresses = tuple(str(subnet.cidr[5]) for subnet in nets[0].subnets)
         words = maybe(_words)
-        port = Port(draw(_ids), nets[0].id, draw(_macs), addresses, draw(words), draw(words), draw(words))
+        port = InventoryPort(
+            draw(_ids), nets[0].id, draw(_macs), addresses, draw(words), draw(words), draw(words)
+        )
         # Guests are made with their derived names; so a changed copy has the same.
         guests[0] = Guest(**{name: getattr(guests[0], name) for name in Guest.__slots__} | {"ports": (port,)})
     bridges = [net.bridge for net in nets if net.bridge]
@@ -215,10 +217,10 @@ GUEST = {"id": ID, "project_id": "p", "name": "n"}
         ({"name": "\ud800"}, "name: half a surrogate pair"),
         ({"keys": {}}, "keys: a mapping is not allowed here, a list is"),
         ({"keys": [{"name": "k"}]}, "keys[0]: a key is missing: data"),
-        ({"user_data_file": "/etc/shadow"}, "user_data_file: only a document in a file can name another"),
+        ({"user_data_file": "/etc/shadow"}, "user_data_file: only a file can name another file"),
         (
             {"files": [{"path": "/x", "content_file": "/etc/shadow"}]},
-            "files[0].content_file: only a document",
+            "files[0].content_file: only a file can",
         ),
         ({"vendor_data": {"a": float("inf")}}, "vendor_data.a: JSON has no such number"),
         ({"vendor_data": {"a": 2**1024}}, "vendor_data.a: at most 1024 bits are allowed"),

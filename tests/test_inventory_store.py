@@ -27,7 +27,7 @@ from mdmw.inventory.entries import check_inventory, of_entry
 from mdmw.inventory.file import load
 from mdmw.inventory.sqlite import KINDS, Reader
 from mdmw.inventory.store import Caller, InventoryStore
-from mdmw.inventory.values import Guest, Inventory, Network, Port, Subnet
+from mdmw.inventory.values import Guest, Inventory, InventoryPort, Network, Subnet
 
 SAMPLE = load(Path(__file__).parents[1] / "etc" / "inventory.yaml")
 BLUE, GREEN, RED = SAMPLE.networks
@@ -138,7 +138,7 @@ def test_what_is_not_there(full):
         ([], "the document: a list is not allowed here, a mapping is"),
         (NEW_GUEST | {"colour": 1}, "colour: unknown key"),
         (port(mac="x"), "ports[0].mac: 'x': a MAC address"),
-        (NEW_GUEST | {"user_data_file": "/etc/shadow"}, "user_data_file: only a document in a file"),
+        (NEW_GUEST | {"user_data_file": "/etc/shadow"}, "user_data_file: only a file can name"),
         (NEW_GUEST | {"password": SECRET * 60}, "password: at most 1020 bytes are allowed"),
     ],
 )
@@ -608,7 +608,7 @@ def guests(number):
                 "p",
                 "g",
                 ports=(
-                    Port(
+                    InventoryPort(
                         f"66666666-0000-4000-8000-{i:012d}",
                         ID,
                         f"fa:16:3e:00:{i >> 8:02x}:{i & 255:02x}",

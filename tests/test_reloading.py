@@ -201,9 +201,9 @@ def test_a_defect_of_the_parser_keeps_the_last_good_content(path, caplog, monkey
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
-def test_views_change_with_the_content(path):
+def test_what_is_derived_changes_with_the_content(path):
     file = ReloadingFile(str(path), parse, interval=0)
-    length, upper = file.view(len), file.view(str.upper)
+    length, upper = file.derived(len), file.derived(str.upper)
     assert (length.value(), upper.value()) == (3, "ONE")
     path.write_text("three")
     assert (length.value(), upper.value(), upper.newest()) == (5, "THREE", "THREE")
@@ -294,7 +294,7 @@ from mdmw.resolvers.inventory import _Tables
 path = Path(sys.argv[1])
 sys.setswitchinterval(0.1)
 inventory = source.inventory_of(SimpleNamespace(place="test", inventory_file=str(path)))
-inventory.view(_Tables)
+inventory.derived(_Tables)
 gc.freeze()
 longest, stopped = 0.0, False
 

@@ -1,6 +1,6 @@
-"""One entry of an inventory, checked: a network, a router or an instance.
+"""Checks of an inventory: of one network, router or instance, and of all of them together.
 
-`etc/inventory.yaml` explains the format; it is the same in a file and in JSON.
+`etc/inventory.yaml` explains the format. The format is the same in a YAML file and in JSON.
 """
 
 import base64
@@ -40,9 +40,9 @@ from mdmw.inventory.values import (
     HostRoute,
     Interface,
     Inventory,
+    InventoryPort,
     Key,
     Network,
-    Port,
     Router,
     Subnet,
 )
@@ -52,7 +52,7 @@ from mdmw.reloading import with_rests
 #: Bytes; four chunks of 255, as in Nova (spec 7.4).
 MAX_PASSWORD = 1020
 
-# Keys of meta_data.json (spec 7.5), which `extra_metadata` may not take.
+# Keys of meta_data.json (spec 7.5). `extra_metadata` may not have these.
 _RESERVED_METADATA = frozenset(
     {
         "admin_pass",
@@ -162,7 +162,7 @@ _NETWORK = record(
 
 
 def network(node: Node) -> Network:
-    """An entry of `networks`."""
+    """An entry of `networks`; raises `ConfigError`."""
     found = _NETWORK(node)
     for i, subnet in enumerate(found.subnets):
         for other in found.subnets[:i]:
@@ -173,11 +173,11 @@ def network(node: Node) -> Network:
 
 _INTERFACE = record(Interface, {"subnet": uuid, "address": address}, into={"subnet": "subnet_id"})
 
-#: An entry of `routers`.
+#: An entry of `routers`; raises `ConfigError`.
 router = record(Router, {"id": uuid, "interfaces": list_of(_INTERFACE)})
 
 _PORT = record(
-    Port,
+    InventoryPort,
     {
         "id": uuid,
         "network": uuid,
@@ -280,7 +280,7 @@ _GUEST = record(
 
 
 def guest(node: Node) -> Guest:
-    """An entry of `instances`."""
+    """An entry of `instances`; raises `ConfigError`."""
     found = _GUEST(node)
     distinct(node.at, "this name", ((key.name, ("keys", i, "name")) for i, key in enumerate(found.keys)))
     if len(found.password) > MAX_PASSWORD:
@@ -300,7 +300,11 @@ _Found = tuple[Hashable, Steps]
 
 
 def check_inventory(inventory: Inventory, at: At) -> None:
-    """Raises the `ConfigError` of the first value that does not fit; `at` finds its node by the way to it."""
+    """Raises `ConfigError` for the first value that does not fit the others.
+
+    Ids, bridges, MACs and addresses must be unique, and references must lead somewhere. `at` returns the
+    node of a value, by the steps to this value.
+    """
     _check_ids(inventory, at)
     _check_interfaces(inventory, at)
     _check_addresses(inventory, at)
@@ -367,7 +371,7 @@ def _router_addresses(inventory: Inventory) -> Iterator[_Found]:
                 yield (network_id, address), ("routers", i, "interfaces", j)
 
 
-def _ports(inventory: Inventory) -> Iterator[tuple[Port, Steps]]:
+def _ports(inventory: Inventory) -> Iterator[tuple[InventoryPort, Steps]]:
     for i, guest in enumerate(with_rests(inventory.instances)):
         for j, port in enumerate(guest.ports):
             yield port, ("instances", i, "ports", j)
@@ -379,12 +383,12 @@ _KEYS = {"network_id": "network", "subnet_id": "subnet"}
 
 
 def of_inventory(inventory: Inventory) -> dict[str, Any]:
-    """The document of a whole file."""
+    """The whole inventory as JSON values. Keys with their default are left out."""
     return _of(inventory)
 
 
 def of_entry(entry: Entry) -> dict[str, Any]:
-    """The document of one network, router or instance."""
+    """One network, router or instance as JSON values. Keys with their default are left out."""
     return _of(entry)
 
 

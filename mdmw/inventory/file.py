@@ -1,7 +1,6 @@
-"""The YAML file of an inventory, read into the values of `mdmw.inventory.values`, and written from them.
+"""The YAML file of an inventory: read into `mdmw.inventory.values`, and written from these values.
 
-`etc/inventory.yaml` explains the format. Every mistake is a `ConfigError` with file,
-line and place; the first one is enough, because the last good inventory stays in use.
+`etc/inventory.yaml` explains the format. The first mistake is a `ConfigError` with file, line and place.
 """
 
 from pathlib import Path
@@ -36,7 +35,7 @@ def _inventory(root: Node) -> Inventory:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes text of several lines as such, and what is unusual in text as escapes."""
+    """Writes text of several lines as a block, and characters that cannot be printed as escapes."""
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
         style = None if data.isprintable() else '"'
@@ -49,6 +48,6 @@ _Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def written(inventory: Inventory) -> str:
-    """The text of a file that says the same; what was in files of its own is in it."""
+    """The text of a file with this inventory. Contents that came from other files are in the text."""
     document = of_inventory(inventory)
     return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=_ANY_WIDTH)

@@ -12,7 +12,7 @@ from mdmw.inventory.parsing_process import load_aside
 from mdmw.inventory.sqlite import Reader
 from mdmw.inventory.values import Inventory
 from mdmw.options import refuse
-from mdmw.reloading import Reloading, ReloadingFile, View
+from mdmw.reloading import Derived, Reloading, ReloadingFile
 
 T = TypeVar("T")
 
@@ -51,9 +51,9 @@ def inventory_of(settings: SimpleNamespace) -> Reloading[Inventory]:
     return shared[key]
 
 
-def inventory_view(settings: SimpleNamespace, make: Callable[[Inventory], T]) -> View[Inventory, T]:
+def from_inventory(settings: SimpleNamespace, make: Callable[[Inventory], T]) -> Derived[Inventory, T]:
     """What `make` returns for the inventory that `settings` name, and for each later content of it."""
-    return inventory_of(settings).view(make)
+    return inventory_of(settings).derived(make)
 
 
 def _open(file: str | None, database: str | None) -> Reloading[Inventory]:

@@ -1,7 +1,7 @@
-"""An inventory that is changed resource by resource, with versions, and with a record of each change.
+"""An inventory in a database that is changed resource by resource, with a record of each change.
 
-Documents are those of one entry of `etc/inventory.yaml`, as JSON values. What comes back is the
-same thing in one form: addresses normalised, defaults left out, bytes as text or `..._base64`.
+A document is one entry of `etc/inventory.yaml` as JSON values. The store returns documents in one form:
+addresses are normalised, defaults are left out, and bytes are text or `..._base64`.
 """
 
 import json
@@ -23,12 +23,12 @@ from mdmw.inventory.sqlite import KINDS, LAYOUT, Contents, Kind, last_change, la
 from mdmw.inventory.values import Inventory
 from mdmw.records import is_uuid
 
-_LARGEST = 2**63 - 1  # that SQLite knows
+_LARGEST = 2**63 - 1  # the largest number of SQLite
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks for a change: a user's name, or for example "uid 0 on the socket"."""
+    """The user who changes a resource. `name` is a user name, or for example "uid 0 on the socket"."""
 
     name: str
     user_id: str = ""
@@ -38,9 +38,9 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What was done to a resource: `action` is create, replace or delete.
+    """The record of a change: `action` is create, replace or delete.
 
-    `fields` are the names of the keys of its document that are not as they were before.
+    `fields` are the names of the keys of the document that have another value than before.
     """
 
     number: int
@@ -63,7 +63,7 @@ def record(
     old_version: int | None,
     fields: Sequence[str],
 ) -> int:
-    """Write a change down; its number, which is the new version of the resource."""
+    """Write the record of a change, and return its number: the new version of the resource."""
     cursor = database.execute(
         "INSERT INTO changes"
         " (time, name, user_id, project_id, request_id, action, kind, id, old_version, fields)"
@@ -85,14 +85,17 @@ def record(
 
 
 def forget(database: sqlite3.Connection, age: float) -> None:
-    """Drop the changes that are older, in seconds."""
+    """Delete the records of changes that are older than `age` seconds."""
     database.execute("DELETE FROM changes WHERE time < ?", (time.time() - age,))
 
 
 def newest(
     database: sqlite3.Connection, limit: int, before: int | None, kind: Kind | None, id: str | None
 ) -> list[Change]:
-    """Up to `limit` changes, the newest first; before the one with a number, of one kind, of one id."""
+    """Up to `limit` changes, the newest first.
+
+    Only changes with a number below `before`, of one kind and of one id, where these are not None.
+    """
     rows = database.execute(
         "SELECT * FROM changes WHERE (?1 IS NULL OR number < ?1) AND (?2 IS NULL OR kind = ?2)"
         " AND (?3 IS NULL OR id = ?3) ORDER BY number DESC LIMIT ?4",
@@ -122,20 +125,20 @@ Document = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """An entry of the inventory; no other, and no other state of it, has its version (RFC 9110 8.8.3)."""
+    """An entry of the inventory. Each state of each resource has another version (RFC 9110 8.8.3)."""
 
     kind: Kind
     id: str
     version: int
-    document: Document = field(repr=False)  # there are passwords in it
+    document: Document = field(repr=False)  # it may have passwords
 
 
 class InventoryStore:
-    """The resources of one database; for several threads and processes.
+    """The resources of one database, for several threads and processes.
 
-    The database is made when it is not there. `retention` is for how many seconds the record of a
-    change is kept, 0 for ever. Making one raises `ConfigError`; every method raises `Unavailable`
-    when the database cannot be used.
+    The constructor makes a missing database, and raises `ConfigError`. `retention` is the number of seconds
+    for which the record of a change is kept; 0 is for ever. Every method raises `Unavailable` when the
+    database cannot be used.
     """
 
     def __init__(self, path: str, retention: float = 0.0) -> None:
@@ -147,7 +150,7 @@ class InventoryStore:
             Contents().read(database)
 
     def page(self, kind: Kind, limit: int = 1000, after: str | None = None) -> list[Resource]:
-        """Up to `limit` resources, the oldest first, from behind the one with the id `after`; `NotFound`."""
+        """Up to `limit` resources after the one with the id `after`, oldest first; raises `NotFound`."""
         with self._reading() as database:
             position = 0 if after is None else _row(database, kind, after)["position"]
             rows = database.execute(
@@ -162,7 +165,7 @@ class InventoryStore:
             return _resource(_row(database, kind, id))
 
     def create(self, kind: Kind, document: Document, caller: Caller) -> Resource:
-        """Add a resource; raises `BadRequest` for the document, `Conflict` when it does not fit others."""
+        """Add a resource; raises `BadRequest` for a wrong document, and `Conflict` with other resources."""
         entry = _checked(kind, document)
         with self._writing() as database:
             if _find(database, kind, entry.id) is not None:
@@ -175,13 +178,14 @@ class InventoryStore:
     def replace(
         self, kind: Kind, id: str, document: Document, version: int | None, caller: Caller
     ) -> Resource:
-        """Give a resource another document; `version` is what the caller has seen, None for any.
+        """Replace the document of a resource. The same document again is no change.
 
-        Raises `NotFound`, `Outdated`, and what `create` does. The same document again is no change.
+        `version` is the version that the caller has seen, or None for any version. Raises `NotFound`,
+        `Outdated` for another version, and the errors of `create`.
         """
         entry = _checked(kind, document)
         if entry.id != id:
-            raise BadRequest(f"id: {id} is allowed, since that is what is replaced")
+            raise BadRequest(f"id: {id} is allowed, the id of the replaced resource")
         with self._writing() as database:
             old = _seen(database, kind, id, version)
             _check(database, kind, id, entry)
@@ -190,7 +194,7 @@ class InventoryStore:
             return new
 
     def delete(self, kind: Kind, id: str, version: int | None, caller: Caller) -> None:
-        """Take a resource away; raises `NotFound`, `Outdated`, and `Conflict` when another one needs it."""
+        """Delete a resource; raises `NotFound`, `Outdated`, and `Conflict` when another resource uses it."""
         with self._writing() as database:
             old = _seen(database, kind, id, version)
             _check(database, kind, id, None)
@@ -198,9 +202,9 @@ class InventoryStore:
             claims.write_claims(database, kind, id, None)
 
     def fill(self, inventory: Inventory, caller: Caller, *, replace: bool = False) -> int:
-        """Make the database say what a checked inventory says, all at once; how many changes that took.
+        """Put a checked inventory into the database in one step, and return the number of changes.
 
-        Raises `Conflict` when it says something already, unless that may be replaced.
+        Raises `Conflict` when the database has resources already, unless `replace` is true.
         """
         with self._writing() as database:
             there = {
@@ -222,7 +226,10 @@ class InventoryStore:
     def changes(
         self, limit: int = 100, before: int | None = None, kind: Kind | None = None, id: str | None = None
     ) -> list[Change]:
-        """Up to `limit` changes, the newest first; before the one with a number, of one kind, of one id."""
+        """Up to `limit` changes, the newest first.
+
+        Only changes with a number below `before`, of one kind and of one id, where these are not None.
+        """
         if id is not None and not is_uuid(id):
             return []
         with self._reading() as database:
@@ -318,7 +325,7 @@ def _entries(inventory: Inventory, kind: Kind) -> tuple[Entry, ...]:
 
 
 def _differences(old: Document, new: Document) -> list[str]:
-    """The keys that have not the same value; compared as text, since in Python 1 is True."""
+    """The keys that have different values. Values are compared as JSON, since in Python 1 equals True."""
     before, after = ({name: _text(value) for name, value in each.items()} for each in (old, new))
     return [name for name in before | after if before.get(name) != after.get(name)]
 

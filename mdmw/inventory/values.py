@@ -1,7 +1,7 @@
-"""The inventory: networks, routers and instances of a cloud that has no Neutron or Nova to ask.
+"""The inventory: networks, routers and instances of a host or cloud without Neutron and Nova.
 
-Plain values. `mdmw.inventory.file` reads them from a file; the sample `etc/inventory.yaml`
-explains what each is for.
+Plain values. `mdmw.inventory.file` reads them from a file, `mdmw.inventory.sqlite` from a database. The
+sample `etc/inventory.yaml` explains each key.
 """
 
 import ipaddress
@@ -18,7 +18,7 @@ _HOSTNAME_LENGTH = 63
 
 @dataclass(frozen=True, slots=True)
 class HostRoute:
-    """A route that a guest gets beside the default one."""
+    """A route that guests of a subnet get, beside the default route."""
 
     destination: IPNetwork
     nexthop: str
@@ -26,9 +26,9 @@ class HostRoute:
 
 @dataclass(frozen=True, slots=True)
 class Subnet:
-    """Addresses of one version on a network, and how a guest gets to its own.
+    """Addresses of one IP version on a network, and how a guest gets its address.
 
-    `dhcp_address` is where `mdmw node` answers DHCP and metadata; the first free one if not given.
+    `dhcp_address`: the address at which `mdmw-node` answers DHCP and metadata; by default the first free one.
     """
 
     id: str
@@ -43,9 +43,9 @@ class Subnet:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """One layer-2 network; its addresses mean nothing on another.
+    """One layer-2 network. The same address on another network is another guest.
 
-    `bridge` is the bridge of this host that it is; only `mdmw node` needs to know.
+    `bridge`: the bridge of this host that carries the network; only `mdmw-node` uses it.
     """
 
     id: str
@@ -55,14 +55,14 @@ class Network:
     bridge: str | None = None
 
     def subnet_of(self, address: str) -> Subnet | None:
-        """The subnet that holds a normalised address."""
+        """The subnet that contains a normalised address, or None."""
         ip = ipaddress.ip_address(address)
         return next((subnet for subnet in self.subnets if ip in subnet.cidr), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """A router's foot in a subnet, at the subnet's gateway unless it has another address."""
+    """An interface of a router on a subnet. Without `address` it has the gateway address of the subnet."""
 
     subnet_id: str
     address: str | None = None
@@ -70,15 +70,15 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """A router and the subnets behind it."""
+    """A router, with an interface on each subnet behind it."""
 
     id: str
     interfaces: tuple[Interface, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Port:
-    """A guest's network card; `project_id` is the guest's unless another project owns the port."""
+class InventoryPort:
+    """A network interface of an instance. `project_id`: None when instance and port have the same project."""
 
     id: str
     network_id: str
@@ -91,7 +91,7 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A public key by which somebody may log in."""
+    """A public key for logging in."""
 
     name: str
     data: str
@@ -100,7 +100,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file that the guest shall write."""
+    """A file that the guest writes at its first boot."""
 
     path: str
     content: bytes
@@ -108,7 +108,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device with a tag or another property that a guest cannot find out by itself."""
+    """A device of an instance with a property that the guest cannot see, for example a tag."""
 
     type: str
     bus: str = "none"
@@ -125,7 +125,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """Everything that is known of one instance; the EC2 ids are made from its UUID unless given."""
+    """One instance. Empty `hostname`, `ec2_id` and `reservation_id` are made from name and UUID."""
 
     id: str
     project_id: str
@@ -154,7 +154,7 @@ class Guest:
     reservation_id: str = ""
     kernel_id: str = ""
     ramdisk_id: str = ""
-    ports: tuple[Port, ...] = ()
+    ports: tuple[InventoryPort, ...] = ()
 
     def __post_init__(self) -> None:
         digits = self.id.replace("-", "").lower()
@@ -170,7 +170,7 @@ class Guest:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """The content of one file."""
+    """A whole inventory."""
 
     networks: tuple[Network, ...] = ()
     routers: tuple[Router, ...] = ()
@@ -178,5 +178,5 @@ class Inventory:
 
 
 def _hostname_from(name: str) -> str:
-    """The host name that Nova makes of a display name."""
+    """The host name that Nova makes from a display name."""
     return re.sub(r"[^a-z0-9-]", "", re.sub(r"[ _.]", "-", name.lower())).strip("-")[:_HOSTNAME_LENGTH]

@@ -8,8 +8,7 @@ from oslo_config import cfg
 
 from mdmw.errors import NotIdentified
 from mdmw.inventory import source
-from mdmw.inventory.values import Guest, Inventory
-from mdmw.inventory.values import Port as InventoryPort
+from mdmw.inventory.values import Guest, Inventory, InventoryPort
 from mdmw.records import Instance, Scope, Source
 from mdmw.reloading import with_rests
 from mdmw.resolvers.contract import Port, Reach, choose, wanted_mac
@@ -25,7 +24,7 @@ class InventoryResolver:
     options: ClassVar[list[cfg.Opt]] = source.OPTIONS
 
     def __init__(self, settings: SimpleNamespace) -> None:
-        self._tables = source.inventory_view(settings, _Tables)
+        self._tables = source.from_inventory(settings, _Tables)
 
     def resolve(self, source: Source, *, fresh: bool = False) -> Instance:  # noqa: ARG002 - nothing is cached
         """The one instance behind `source` (spec 2.1); nobody is sent away by what is no longer so."""

@@ -1,7 +1,7 @@
-"""The state report, by which `openstack network agent list` shows a metadata agent that is alive.
+"""The state report, for which `openstack network agent list` shows the metadata agent as alive.
 
-What is reported is what neutron-metadata-agent reports (spec 1.9, 5.1). It never delays an answer
-to a guest: it has a thread of its own, and a fault is a line in the log.
+The report has the content of neutron-metadata-agent's (spec 1.9, 5.1). A thread of its own sends it, so
+that a report never delays the answer to a guest. A fault of the report is a line in the log.
 """
 
 import logging
@@ -30,7 +30,7 @@ _PLACE = "state-report"
 _TOPIC = "q-reports-plugin"
 _VERSION = "1.4"
 _TIMEOUT = 10.0  # seconds
-_TURN = 2.0  # seconds between looks whether the process that reports is gone
+_TURN = 2.0  # seconds between two tries to take over from the process that reports
 
 _OPTIONS = [
     cfg.StrOpt("transport_url", secret=True),
@@ -45,16 +45,16 @@ _AGENT_OPTIONS = [
 
 
 def start_reporting(global_conf: Mapping[str, str], metadata_proxy_socket: str) -> "Reporter | None":
-    """Start to report, in this process or, once that is gone, in place of another of its group.
+    """Start to report to Neutron. Of a group of processes one reports; when it ends, another takes over.
 
-    Call it after a fork, in every process. `global_conf` names the files, as in a paste file
-    (`config_file`, `config_dir`). None when there is nothing to report to: no `transport_url`, an
-    interval of 0, or options that cannot be used, which is logged.
+    Call this after a fork, in every process. `global_conf` names the files, as in a paste file
+    (`config_file`, `config_dir`). Returns None when nothing is to be reported: without a `transport_url`,
+    with an interval of 0, or with options that cannot be used, which are logged.
     """
     try:
         settings = _settings(global_conf)
     except ConfigError as error:
-        LOG.error("no state report: %s", error)  # noqa: TRY400 - the line says it all
+        LOG.error("Neutron gets no state report: %s", error)  # noqa: TRY400 - the text of the error is enough
         return None
     if not (settings.transport_url and settings.report_interval):
         return None
@@ -62,7 +62,7 @@ def start_reporting(global_conf: Mapping[str, str], metadata_proxy_socket: str) 
 
 
 class Reporter:
-    """A thread that reports until `stop`."""
+    """The thread that reports until `stop` is called."""
 
     def __init__(self, settings: SimpleNamespace, metadata_proxy_socket: str) -> None:
         self._settings = settings
@@ -83,7 +83,7 @@ class Reporter:
         self._thread.start()
 
     def stop(self, timeout: float = 1.0) -> None:
-        """End, in at most `timeout` seconds; a report under way ends by itself."""
+        """End the thread; returns after at most `timeout` seconds, also while a report is being sent."""
         self._stopped.set()
         self._thread.join(timeout)
 
@@ -93,7 +93,7 @@ class Reporter:
                 if is_ours:
                     self._report_until_stopped()
         except (ConfigError, OSError) as error:
-            LOG.error("no state report: %s", error)  # noqa: TRY400 - the line says it all
+            LOG.error("Neutron gets no state report: %s", error)  # noqa: TRY400 - the text of the error is enough
 
     def _report_until_stopped(self) -> None:
         settings = self._settings
@@ -111,16 +111,16 @@ class Reporter:
                 self._report(rpc, is_known)
             except Unavailable as error:
                 if not is_failing:
-                    LOG.warning("no state report until further notice: %s", error)
+                    LOG.warning("Neutron gets no state report for now: %s", error)
                 is_failing = True
             else:
                 if not is_known or is_failing:
-                    LOG.info("reporting to Neutron, as %r", self._state["host"])
+                    LOG.info("Neutron gets state reports of the host %r", self._state["host"])
                 is_known, is_failing = True, False
             self._stopped.wait(max(0.0, began + self._settings.report_interval - time.monotonic()))
 
     def _report(self, rpc: NeutronRpc, is_known: bool) -> None:
-        """The first report waits for Neutron to say that it has it, as the agent's does."""
+        """Send one report. The first report waits for Neutron's answer, as that of Neutron's agent does."""
         state: dict[str, Any] = {**self._state, "uuid": str(uuid.uuid4())}
         if not is_known:
             state["start_flag"] = True

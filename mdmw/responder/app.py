@@ -1,10 +1,11 @@
-"""responder: the metadata service itself, for clouds without a Nova to ask (spec 7).
+"""responder: the metadata service itself, for clouds without Nova (spec 7).
 
-Reads: `mdmw.instance`; `mdmw.source`, else the peer address, as `local-ipv4` of an
-instance without a fixed IPv4; the request target, the body of a POST, IMDSv2 headers.
+Reads: `mdmw.instance`; `mdmw.source`, or else the peer address, as `local-ipv4` of an
+instance without a fixed IPv4 address; the request target, the body of a POST, IMDSv2 headers.
 Writes: nothing.
-Answers: 200, 400, 401, 403, 404, 405, 409 for guests; 503 when the password store fails.
-Place: the end of a pipeline. "/" is answered to anybody, as Nova does.
+Answers: 200, 400, 401, 403, 404, 405, 409 for guests; 503 when the password store fails, or
+when the inventory has changed and does not have the instance yet.
+Place: the end of a pipeline. "/" is answered to every caller, as Nova does.
 """
 
 import ipaddress
@@ -29,114 +30,13 @@ from mdmw.inventory.entries import MAX_PASSWORD
 from mdmw.inventory.values import Guest, Inventory
 from mdmw.options import load, refuse
 from mdmw.records import INSTANCE, SOURCE, Environ, Instance, Source
-from mdmw.reloading import View
+from mdmw.reloading import Derived
 from mdmw.responder import trees
 from mdmw.responder.documents import JSON, TEXT, Page, Pages, text_lines
 from mdmw.responder.passwords import PasswordFile, Passwords, PasswordsInMemory
 from mdmw.responder.tokens import Tokens
 from mdmw.signing import Signer, read_secrets, secret_options
 from mdmw.wire import request_target
-
-#: Resources, by the name of their route.
-EC2_VERSIONS = "ec2-versions"
-EC2 = "ec2"
-OPENSTACK_VERSIONS = "openstack-versions"
-OPENSTACK = "openstack"
-CONTENT = "content"
-PASSWORD = "password"  # noqa: S105 - the name of a resource
-TOKEN = "token"  # noqa: S105 - as above
-
-_TREES = ("ec2", "openstack")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What a path names: a resource, and where they apply the version and the rest of the path."""
-
-    resource: str
-    version: str = ""
-    name: str = ""
-
-
-def normalise(target: str) -> str:
-    """The path of a request target, decoded once, without `//`, `.`, `..` and trailing `/` (E-1)."""
-    path = unquote(target.partition("?")[0], errors="surrogateescape")
-    return posixpath.normpath("/" + path.lstrip("/"))
-
-
-@lru_cache(maxsize=512)
-def find(path: str) -> Place | None:
-    """The place that a normalised path names, or None; whether it exists is the guest's affair."""
-    if "\n" in path:  # an expression of Routes ends in `$`, which also fits before a final newline
-        return None
-    if path.split("/", 2)[1] not in _TREES:
-        path = f"/ec2{path}" if path != "/" else "/ec2"
-    match = _MAPPER.match(path)
-    return Place(**match) if match else None
-
-
-def _connect() -> Mapper:
-    mapper = Mapper(explicit=True)
-    for resource, route in (
-        (EC2_VERSIONS, "/ec2"),
-        (TOKEN, "/ec2/latest/api/token"),
-        (EC2, "/ec2/{version}"),
-        (EC2, "/ec2/{version}/{name:.+}"),
-        (OPENSTACK_VERSIONS, "/openstack"),
-        (CONTENT, "/openstack/content/{name}"),
-        (PASSWORD, "/openstack/{version}/password"),
-        (OPENSTACK, "/openstack/{version}"),
-        (OPENSTACK, "/openstack/{version}/{name}"),
-    ):
-        mapper.connect(None, route, resource=resource)
-    mapper.create_regs()
-    return mapper
-
-
-_MAPPER = _connect()
-
-
-_KEPT = 4096  # trees; about 10 KiB each
-
-
-class Library:
-    """Belongs to one version of the inventory, so that what it keeps is never stale."""
-
-    def __init__(self, inventory: Inventory, dhcp_domain: str, network_data_type: str) -> None:
-        self._guests = {guest.id: guest for guest in inventory.instances}
-        self._networks = {network.id: network for network in inventory.networks}
-        self._domain = f".{dhcp_domain}" if dhcp_domain else ""
-        self._network_data_type = network_data_type
-        self._openstack = lru_cache(_KEPT)(self._make_openstack)
-        self._ec2 = lru_cache(_KEPT)(self._make_ec2)
-
-    def guest(self, instance_id: str) -> Guest | None:
-        """What is known of an instance."""
-        return self._guests.get(instance_id)
-
-    def openstack(self, guest: Guest, version: str) -> Pages:
-        """The pages below /openstack/<version>."""
-        return self._openstack(guest.id, version)
-
-    def ec2(self, guest: Guest, version: str, peer_address: str) -> Pages:
-        """The pages below /<version>; the peer's address stands in for a fixed IPv4 that is not there."""
-        return self._ec2(guest.id, version, _first_ipv4(guest) or peer_address)
-
-    def _make_openstack(self, guest_id: str, version: str) -> Pages:
-        guest = self._guests[guest_id]
-        return trees.openstack_pages(
-            guest, version, guest.hostname + self._domain, self._networks, self._network_data_type
-        )
-
-    def _make_ec2(self, guest_id: str, version: str, local_ipv4: str) -> Pages:
-        guest = self._guests[guest_id]
-        return trees.ec2_pages(guest, version, guest.hostname + self._domain, local_ipv4)
-
-
-def _first_ipv4(guest: Guest) -> str | None:
-    addresses = (address for port in guest.ports for address in port.addresses)
-    return next((address for address in addresses if ipaddress.ip_address(address).version == 4), None)
-
 
 LOG = logging.getLogger(__name__)
 
@@ -146,18 +46,18 @@ OPTIONS = [
     *source.OPTIONS,
     cfg.StrOpt(
         "password_db",
-        help="SQLite file for the passwords that guests set. Made when first used, with its folder; several "
-        "worker processes share it. Without it passwords are in memory, of each process for itself.",
+        help="SQLite file for the passwords that guests set. mdmw makes the file and its folder at the first "
+        "use. All worker processes share it. Without password_db, each process keeps passwords in memory.",
     ),
     cfg.StrOpt(
         "dhcp_domain",
         default="novalocal",
-        help="Domain that is appended to host names; empty for none.",
+        help="Domain that the responder appends to host names. Empty: no domain.",
     ),
     cfg.StrOpt(
         "network_data_type",
         default=JSON,
-        choices=[(JSON, "what it is"), ("text/plain", "what Nova says")],
+        choices=[(JSON, "the true type"), ("text/plain", "the type that Nova sends")],
         help="Content type of network_data.json.",
     ),
     cfg.StrOpt(
@@ -165,16 +65,47 @@ OPTIONS = [
         default="off",
         choices=[
             ("off", "no session tokens, as in Nova"),
-            ("optional", "a token that is sent must be good"),
-            ("required", "nothing without a token"),
+            ("optional", "a token that a guest sends must be valid"),
+            ("required", "every request needs a valid token"),
         ],
         help="Session tokens as in Amazon's IMDSv2.",
     ),
-    *secret_options(IMDSV2_SECRET, "imdsv2 optional or required: the key that tokens are signed with."),
+    *secret_options(IMDSV2_SECRET, "Key that signs session tokens, for imdsv2 = optional or required."),
 ]
 
+#: Names of the routes.
+EC2_VERSIONS = "ec2-versions"
+EC2 = "ec2"
+OPENSTACK_VERSIONS = "openstack-versions"
+OPENSTACK = "openstack"
+CONTENT = "content"
+PASSWORD = "password"  # noqa: S105 - the name of a route
+TOKEN = "token"  # noqa: S105 - the name of a route
+
+_ROUTES = (
+    (EC2_VERSIONS, "/ec2"),
+    (TOKEN, "/ec2/latest/api/token"),
+    (EC2, "/ec2/{version}"),
+    (EC2, "/ec2/{version}/{name:.+}"),
+    (OPENSTACK_VERSIONS, "/openstack"),
+    (CONTENT, "/openstack/content/{name}"),
+    (PASSWORD, "/openstack/{version}/password"),
+    (OPENSTACK, "/openstack/{version}"),
+    (OPENSTACK, "/openstack/{version}/{name}"),
+)
+_TREES = ("ec2", "openstack")
 _READ = ("GET", "HEAD")
 _EC2_VERSIONS = text_lines(trees.EC2_TREE_VERSIONS)
+_KEPT_TREES = 4096  # of about 10 KiB each
+
+
+@dataclass(frozen=True, slots=True)
+class ResourcePath:
+    """A path of the metadata service: the name of its route, and the version and the rest of the path."""
+
+    resource: str
+    version: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +113,8 @@ class _Request:
     """What a page is made from."""
 
     environ: Environ
-    place: Place
-    library: Library
+    path: ResourcePath
+    library: "Library"
     guest: Guest
 
 
@@ -195,7 +126,7 @@ class Responder(Terminal):
 
     def __init__(
         self,
-        library: View[Inventory, Library],
+        library: "Derived[Inventory, Library]",
         passwords: Passwords,
         tokens: Tokens | None = None,
         today: Callable[[], date] = lambda: datetime.now(UTC).date(),
@@ -215,34 +146,34 @@ class Responder(Terminal):
         }
 
     def respond(self, environ: Environ) -> App:
-        """The page at the request target."""
-        path = normalise(request_target(environ))
-        place = find(path)
-        _check_method(environ["REQUEST_METHOD"], place)
-        if path == "/":
+        """The page at the request target; raises domain errors."""
+        text = normalise(request_target(environ))
+        path = find(text)
+        _check_method(environ["REQUEST_METHOD"], path)
+        if text == "/":
             return _EC2_VERSIONS
         instance = _instance(environ)
         library = self._library.value()
         if library.guest(instance.id) is None:
-            library = self._library.newest()  # it was identified, perhaps by a newer inventory
-        guest = _guest(instance, library, place, environ["REQUEST_METHOD"])
-        if self._tokens and not (place and place.resource == TOKEN):
+            library = self._library.newest()  # the resolver may have found the instance in a newer inventory
+        guest = _guest(instance, library, path, environ["REQUEST_METHOD"])
+        if self._tokens and not (path and path.resource == TOKEN):
             self._tokens.check(environ, guest.id)
-        page = place and self._pages[place.resource](_Request(environ, place, library, guest))
+        page = path and self._pages[path.resource](_Request(environ, path, library, guest))
         if not page:
-            raise NotFound(f"instance {guest.id} has nothing at {path!r}")
+            raise NotFound(f"instance {guest.id} has nothing at {text!r}")
         return page
 
     def _ec2(self, request: _Request) -> Page | None:
-        pages = request.library.ec2(request.guest, request.place.version, _peer_address(request.environ))
-        return pages.get(request.place.name)
+        pages = request.library.ec2(request.guest, request.path.version, _peer_address(request.environ))
+        return pages.get(request.path.name)
 
     def _openstack(self, request: _Request) -> Page | None:
         pages = request.library.openstack(request.guest, self._version(request))
-        return pages.get(request.place.name)
+        return pages.get(request.path.name)
 
     def _content(self, request: _Request) -> Page | None:
-        return trees.openstack_contents(request.guest).get(request.place.name)
+        return trees.openstack_contents(request.guest).get(request.path.name)
 
     def _password(self, request: _Request) -> Page | None:
         if not trees.has_password(self._version(request)):
@@ -260,7 +191,7 @@ class Responder(Terminal):
             raise BadRequest(f"a password for instance {guest.id}: {error}") from None
         if guest.password or self._passwords.get(guest.id):
             raise Conflict(f"instance {guest.id} has a password")
-        # Nova takes an empty one and still counts the password as not set.
+        # Nova accepts an empty password, and still counts the password as not set.
         if password and not self._passwords.put(guest.id, password):
             raise Conflict(f"instance {guest.id} has a password")
 
@@ -270,19 +201,19 @@ class Responder(Terminal):
         return self._tokens.issue(request.environ, request.guest.id)
 
     def _version(self, request: _Request) -> str:
-        version = request.place.version
+        version = request.path.version
         return self._listed()[-1] if version == trees.LATEST else version
 
     def _listed(self) -> tuple[str, ...]:
         return trees.openstack_listing(self._today())
 
 
-def _check_method(method: str, place: Place | None) -> None:
-    """E-4."""
+def _check_method(method: str, path: ResourcePath | None) -> None:
+    """E-4: raises `MethodNotAllowed`."""
     allowed: tuple[str, ...] = _READ
-    if place and place.resource == PASSWORD:
+    if path and path.resource == PASSWORD:
         allowed = (*_READ, "POST")
-    elif place and place.resource == TOKEN:
+    elif path and path.resource == TOKEN:
         allowed = (*_READ, "PUT")
     if method not in allowed:
         raise MethodNotAllowed(f"{method} is not for this path", allowed)
@@ -295,17 +226,17 @@ def _instance(environ: Environ) -> Instance:
     return instance
 
 
-def _guest(instance: Instance, library: Library, place: Place | None, method: str) -> Guest:
-    """The guest that was identified, if the inventory agrees about its project (spec 3.2)."""
+def _guest(instance: Instance, library: "Library", path: ResourcePath | None, method: str) -> Guest:
+    """The instance as the inventory has it; `NotFound` when the inventory has another project (spec 3.2)."""
     guest = library.guest(instance.id)
     if guest is None:
         problem = f"instance {instance.id} is not in the inventory"
-        if place and place.resource == PASSWORD and method == "POST":
+        if path and path.resource == PASSWORD and method == "POST":
             raise BadRequest(problem)  # spec 7.4
         raise NotFound(problem)
     if guest.project_id != instance.project_id:
         raise NotFound(
-            f"instance {guest.id} is of project {guest.project_id}, its port of {instance.project_id}"
+            f"instance {guest.id} belongs to project {guest.project_id}, its port to {instance.project_id}"
         )
     return guest
 
@@ -314,6 +245,76 @@ def _peer_address(environ: Environ) -> str:
     source: Source | None = environ.get(SOURCE)
     address: str = source.address if source else environ.get("REMOTE_ADDR", "")
     return address
+
+
+class Library:
+    """The pages of all instances of one content of the inventory. Pages are made once, at their first use."""
+
+    def __init__(self, inventory: Inventory, dhcp_domain: str, network_data_type: str) -> None:
+        self._guests = {guest.id: guest for guest in inventory.instances}
+        self._networks = {network.id: network for network in inventory.networks}
+        self._domain = f".{dhcp_domain}" if dhcp_domain else ""
+        self._network_data_type = network_data_type
+        self._openstack = lru_cache(_KEPT_TREES)(self._make_openstack)
+        self._ec2 = lru_cache(_KEPT_TREES)(self._make_ec2)
+
+    def guest(self, instance_id: str) -> Guest | None:
+        """An instance of the inventory, by its id."""
+        return self._guests.get(instance_id)
+
+    def openstack(self, guest: Guest, version: str) -> Pages:
+        """The pages below /openstack/<version>."""
+        return self._openstack(guest.id, version)
+
+    def ec2(self, guest: Guest, version: str, peer_address: str) -> Pages:
+        """The pages below /<version>. `peer_address` is `local-ipv4` of an instance without a fixed IPv4."""
+        return self._ec2(guest.id, version, _first_ipv4(guest) or peer_address)
+
+    def _make_openstack(self, guest_id: str, version: str) -> Pages:
+        guest = self._guests[guest_id]
+        return trees.openstack_pages(
+            guest, version, guest.hostname + self._domain, self._networks, self._network_data_type
+        )
+
+    def _make_ec2(self, guest_id: str, version: str, local_ipv4: str) -> Pages:
+        guest = self._guests[guest_id]
+        return trees.ec2_pages(guest, version, guest.hostname + self._domain, local_ipv4)
+
+
+def _first_ipv4(guest: Guest) -> str | None:
+    addresses = (address for port in guest.ports for address in port.addresses)
+    return next((address for address in addresses if ipaddress.ip_address(address).version == 4), None)
+
+
+# --- paths ------------------------------------------------------------------------------
+
+
+def normalise(target: str) -> str:
+    """The path of a request target, decoded once, without `//`, `.`, `..` and trailing `/` (E-1)."""
+    path = unquote(target.partition("?")[0], errors="surrogateescape")
+    return posixpath.normpath("/" + path.lstrip("/"))
+
+
+def _mapper() -> Mapper:
+    mapper = Mapper(explicit=True)
+    for resource, route in _ROUTES:
+        mapper.connect(None, route, resource=resource)
+    mapper.create_regs()
+    return mapper
+
+
+_MAPPER = _mapper()
+
+
+@lru_cache(maxsize=512)
+def find(path: str) -> ResourcePath | None:
+    """The route of a normalised path, or None. The instance may still have no such page."""
+    if "\n" in path:  # an expression of Routes ends in `$`, which also matches before a final newline
+        return None
+    if path.split("/", 2)[1] not in _TREES:
+        path = f"/ec2{path}" if path != "/" else "/ec2"
+    match = _MAPPER.match(path)
+    return ResourcePath(**match) if match else None
 
 
 # --- strings to settings ----------------------------------------------------------------
@@ -327,7 +328,7 @@ def app_factory(global_conf: Mapping[str, str], **local_conf: str) -> Responder:
         return Library(inventory, settings.dhcp_domain.strip("."), _content_type(settings))
 
     return Responder(
-        source.inventory_view(settings, library),
+        source.from_inventory(settings, library),
         _passwords(settings),
         _tokens(settings),
     )
@@ -339,7 +340,8 @@ def _content_type(settings: SimpleNamespace) -> str:
 
 def _passwords(settings: SimpleNamespace) -> Passwords:
     if not settings.password_db:
-        LOG.warning("%s: no password_db: passwords that guests set are lost at the end", settings.place)
+        place = settings.place
+        LOG.warning("%s: no password_db: the passwords that guests set are lost when the process ends", place)
         return PasswordsInMemory()
     path = Path(settings.password_db)
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""The JSON documents about one guest (spec 7.5)."""
+"""The JSON documents about one instance (spec 7.5), and the page that carries a body to a guest."""
 
 import base64
 import ipaddress
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mdmw.inventory.values import Device, Guest, HostRoute, Network, Port, Subnet
+from mdmw.inventory.values import Device, Guest, HostRoute, InventoryPort, Network, Subnet
 from mdmw.records import Environ
 
 TEXT = "text/plain; charset=UTF-8"
@@ -20,7 +20,10 @@ Pages = dict[str, "Page"]
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A body and its type; `complete` adds what each answer has of its own."""
+    """A body and its content type, as a WSGI application.
+
+    `complete` is called for each answer and adds what is different in each answer.
+    """
 
     body: bytes
     content_type: str = TEXT
@@ -35,7 +38,7 @@ class Page:
 
 
 def text_lines(names: Iterable[str]) -> Page:
-    """One name to a line, without a final newline (E-2)."""
+    """A page with one name in each line, without a final newline (E-2)."""
     return Page("\n".join(names).encode())
 
 
@@ -48,7 +51,7 @@ _VF_TRUSTED_SINCE = "2018-08-27"
 _DEDICATED_CPUS_SINCE = "2020-10-14"
 _SHARES_SINCE = "2025-04-04"
 
-# The link types that Nova shows as they are.
+# The link types that Nova passes on; all others become `phy`.
 _LINK_TYPES = frozenset({"bridge", "dvs", "hw_veb", "hyperv", "ovs", "tap", "vhostuser", "vif"})
 _OTHER_LINK = "phy"
 
@@ -59,13 +62,13 @@ _Json = dict[str, Any]
 
 
 def meta_data_page(guest: Guest, version: str, hostname: str) -> Page:
-    """meta_data.json; each answer has its own random seed."""
+    """meta_data.json. Each answer has another random seed, from version 2013-04-04 on."""
     body = json.dumps(_meta_data(guest, version, hostname)).encode()
     return Page(body, JSON, _with_random_seed if version >= _SEED_SINCE else None)
 
 
 def contents(guest: Guest) -> dict[str, bytes]:
-    """The bytes behind each content path, by number; the network configuration comes first."""
+    """The bytes at each content path, by number. The network configuration has the first number."""
     config = [guest.network_config] if guest.network_config is not None else []
     return {f"{i:04}": content for i, content in enumerate([*config, *(f.content for f in guest.files)])}
 
@@ -133,7 +136,7 @@ def _device(device: Device, version: str) -> _Json:
 
 
 def network_data(guest: Guest, networks: Mapping[str, Network]) -> bytes:
-    """network_data.json, derived from ports and subnets; `{}` for a guest without ports."""
+    """network_data.json, made from ports and subnets. `{}` for an instance without ports."""
     if not guest.ports:
         return b"{}"
     links: list[_Json] = []
@@ -152,8 +155,8 @@ def network_data(guest: Guest, networks: Mapping[str, Network]) -> bytes:
     return json.dumps({"links": links, "networks": nets, "services": services}).encode()
 
 
-def _homes(port: Port, network: Network) -> list[tuple[str, Subnet]]:
-    """The port's first address of each version, IPv4 first, with its subnet."""
+def _homes(port: InventoryPort, network: Network) -> list[tuple[str, Subnet]]:
+    """The first IPv4 and the first IPv6 address of a port, each with its subnet; IPv4 comes first."""
     homes: dict[int, tuple[str, Subnet]] = {}
     for address in port.addresses:
         if subnet := network.subnet_of(address):
@@ -161,7 +164,7 @@ def _homes(port: Port, network: Network) -> list[tuple[str, Subnet]]:
     return [homes[version] for version in sorted(homes)]
 
 
-def _link(link_id: str, port: Port, network: Network, subnets: list[Subnet]) -> _Json:
+def _link(link_id: str, port: InventoryPort, network: Network, subnets: list[Subnet]) -> _Json:
     return {
         "id": link_id,
         "vif_id": port.id,

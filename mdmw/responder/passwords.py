@@ -1,4 +1,4 @@
-"""Passwords that guests leave for their owners: written once, never logged (spec 7.4)."""
+"""The passwords that guests set (spec 7.4). A password is written once and never logged."""
 
 import sqlite3
 import threading

@@ -1,4 +1,4 @@
-"""Session tokens as in IMDSv2 (spec 7.6): made here, checked here, kept nowhere."""
+"""Session tokens as in IMDSv2 (spec 7.6). A token proves itself, so mdmw keeps no list of tokens."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,10 @@ _MAX_TTL = 21600
 
 
 class Tokens:
-    """A token is its expiry and a signature that binds it to one instance."""
+    """Issues and checks tokens. A token is its expiry time and a signature over the expiry and the instance.
+
+    `required`: a request without a token is refused. `clock` returns Unix time.
+    """
 
     def __init__(self, signer: Signer, required: bool, clock: Callable[[], float] = time.time) -> None:
         self._signer = signer
@@ -23,9 +26,12 @@ class Tokens:
         self._clock = clock
 
     def issue(self, environ: Environ, instance_id: str) -> Page:
-        """A new token, as the answer to the guest's PUT."""
+        """A new token, as the answer to a guest's PUT.
+
+        Raises `Forbidden` for a forwarded request, and `BadRequest` for a TTL that is not 1 to 21600 seconds.
+        """
         if SOURCE in environ and environ[SOURCE].forwarded:
-            raise Forbidden("a token asked for through somebody else's proxy")
+            raise Forbidden("a token was requested through a proxy on the guest")
         ttl = environ.get(_TTL, "").strip()
         if not (
             ttl.isascii() and ttl.isdigit() and len(ttl) <= len(str(_MAX_TTL)) and 1 <= int(ttl) <= _MAX_TTL
@@ -36,15 +42,15 @@ class Tokens:
         return Page(token.encode(), headers=((_TTL_HEADER, ttl),))
 
     def check(self, environ: Environ, instance_id: str) -> None:
-        """Raise `Unauthorized` for a token that is not good, or for none when there must be one."""
+        """Raises `Unauthorized` for a wrong or expired token, or for a missing token if one is required."""
         token = environ.get(_TOKEN)
         if token is None:
             if self._required:
-                raise Unauthorized("no token, and imdsv2 is required")
+                raise Unauthorized("the request has no token, and imdsv2 = required")
             return
         expiry, _, signature = token.partition(".")
         if not self._signer.verifies(_message(instance_id, expiry), signature):
-            raise Unauthorized("not a token of this instance")
+            raise Unauthorized("the token is not a token of this instance")
         if int(expiry) < self._clock():
             raise Unauthorized("the token has expired")
 

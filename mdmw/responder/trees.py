@@ -1,4 +1,4 @@
-"""A page: the bytes at one path and what they are, as a WSGI application."""
+"""The pages of one instance, by path: the tree of OpenStack and the tree of EC2 (spec 7.2, 7.3)."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,9 +10,9 @@ from mdmw.responder.documents import BYTES, JSON, TEXT, Page, Pages, text_lines
 
 
 def listings(leaves: Iterable[str], labels: Mapping[str, str]) -> dict[str, list[str]]:
-    """The names in each directory above these paths, in bytewise order; "" is the top.
+    """The names in each directory above these paths, in bytewise order. "" is the top directory.
 
-    A directory shows as its name and a `/`, or as its label if it has one.
+    A directory is listed as its name and a `/`, or as its label if `labels` has one.
     """
     entries: dict[str, dict[str, str]] = {"": {}}
     for leaf in leaves:
@@ -28,7 +28,7 @@ def listings(leaves: Iterable[str], labels: Mapping[str, str]) -> dict[str, list
     }
 
 
-#: Oldest first; each is the release that brought something.
+#: Versions of OpenStack's tree, oldest first. Each version is a release that added something.
 VERSIONS = (
     "2012-08-10",
     "2013-04-04",
@@ -45,7 +45,7 @@ VERSIONS = (
 LATEST = "latest"
 PASSWORD = "password"  # noqa: S105 - the name of a file
 
-# The files of a version in the order of its listing, and the version that listed each first.
+# The files in the order of a listing, each with the first version that lists the file.
 _LISTED = (
     ("meta_data.json", "2012-08-10"),
     ("user_data", "2012-08-10"),
@@ -58,22 +58,22 @@ _SINCE = dict(_LISTED)
 
 
 def openstack_listing(today: date) -> tuple[str, ...]:
-    """The versions that are not in the future; those are hidden, but served.
+    """The versions that are listed: those that are not in the future. Later versions are served too.
 
-    The first is there always, for hosts whose clock starts in 1970.
+    The first version is always listed, for hosts whose clock starts in 1970.
     """
     return VERSIONS[:1] + tuple(version for version in VERSIONS[1:] if version <= today.isoformat())
 
 
 def has_password(version: str) -> bool:
-    """Whether this version, known and not `latest`, has a password."""
+    """Whether `version` has a password; False for an unknown version and for `latest`."""
     return version in VERSIONS and version >= _SINCE[PASSWORD]
 
 
 def openstack_pages(
     guest: Guest, version: str, hostname: str, networks: Mapping[str, Network], network_data_type: str
 ) -> Pages:
-    """Every path below one version except the password, "" being the listing; none if unknown."""
+    """The pages below one version, without the password. "" is the listing. Empty for an unknown version."""
     if version not in VERSIONS:
         return {}
     found = {
@@ -91,7 +91,7 @@ def openstack_pages(
 
 
 def openstack_contents(guest: Guest) -> Pages:
-    """The files behind the paths that meta_data.json names, by number."""
+    """The pages at the content paths of meta_data.json, by number."""
     return {number: Page(content, TEXT) for number, content in documents.contents(guest).items()}
 
 
@@ -99,7 +99,7 @@ def _json(value: object) -> Page:
     return Page(json.dumps(value).encode(), JSON)
 
 
-#: Oldest first; `latest` knows all that any of them knows.
+#: Versions of EC2's tree, oldest first. `latest` has every key.
 EC2_TREE_VERSIONS = (
     "1.0",
     "2007-01-19",
@@ -115,7 +115,7 @@ EC2_TREE_VERSIONS = (
 
 _ORDER = {version: position for position, version in enumerate(EC2_TREE_VERSIONS)}
 
-# The version that brought a key; what is not here was there from the start.
+# The first version with a key. Keys that are not in this table are in every version.
 _EC2_TREE_SINCE = {
     "local-hostname": "2007-01-19",
     "public-hostname": "2007-01-19",
@@ -130,7 +130,7 @@ _EC2_TREE_SINCE = {
 
 
 def ec2_pages(guest: Guest, version: str, hostname: str, local_ipv4: str) -> Pages:
-    """Every path below one version, directories included; none for an unknown version."""
+    """The pages below one version, directories included. Empty for an unknown version."""
     if version not in _ORDER:
         return {}
     found = {

@@ -110,7 +110,7 @@ def test_it_survives_that_rabbitmq_goes_away(rabbit, relay, reports, files, repo
     began = time.monotonic()
     reporter = reporting(files(*often(rabbit.url(relay.port))))
     assert time.monotonic() - began < 1.0
-    wait_for_line(caplog, "no state report until further notice")
+    wait_for_line(caplog, "Neutron gets no state report for now")
     relay.up()
     reports.wait_for(2)
     assert reports.received[0]["start_flag"] is True
@@ -122,7 +122,7 @@ def test_it_survives_that_rabbitmq_goes_away(rabbit, relay, reports, files, repo
     reporter.stop(PATIENCE)
     lines = [record.getMessage() for record in caplog.records if record.name == "mdmw.resolvers.state_report"]
     assert "refused" in lines[0].lower()
-    assert lines[1].startswith("reporting to Neutron")
+    assert lines[1].startswith("Neutron gets state reports")
     assert rabbit.password not in caplog.text
 
 
@@ -186,14 +186,14 @@ def test_nothing_to_report_to(files, lines, caplog):
 def test_options_that_cannot_be_used_stop_nothing(files, caplog, line, said):
     lines = ["[DEFAULT]", "transport_url = rabbit://neutron:secret@h/", "[AGENT]", line]
     assert start_reporting(files(*lines), SOCKET) is None
-    assert "no state report: state-report: [AGENT]: " in caplog.text
+    assert "Neutron gets no state report: state-report: [AGENT]: " in caplog.text
     assert said in caplog.text
 
 
 def test_no_directory_of_the_group_stops_nothing(files, reporting, caplog, tmp_path, monkeypatch):
     monkeypatch.setenv(GROUP_DIRECTORY, str(tmp_path / "none"))
     reporting(files(*often("rabbit://neutron:secret@h/")))
-    wait_for_line(caplog, "no state report: [Errno 2]")
+    wait_for_line(caplog, "Neutron gets no state report: [Errno 2]")
 
 
 def test_without_oslo_messaging(files, reporting, caplog, monkeypatch):
