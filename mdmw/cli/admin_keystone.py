@@ -1,4 +1,4 @@
-"""The admin API with a token of Keystone: who asks is said by clouds.yaml, or by the OS_* variables."""
+"""Requests to the admin API with a token of Keystone; clouds.yaml or the OS_* variables name the user."""
 
 import os
 from collections.abc import Iterator
@@ -13,19 +13,19 @@ from openstack.exceptions import ConfigException
 from mdmw.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
-    from mdmw.cli.operate import Exchange
+    from mdmw.cli.admin_api import Exchange
 
-_SERVICE = "mdmw"  # its type in the catalog
+_SERVICE = "mdmw"  # type of the service in the catalog
 
 
 @contextmanager
 def over_keystone(cloud: str | None, url: str | None, timeout: float) -> "Iterator[Exchange]":
-    """Requests to `url`, or to the endpoint in the catalog; `timeout` in seconds. May raise `ConfigError`."""
+    """Requests to `url`, or to the endpoint in the catalog; `timeout` is in seconds. Raises `ConfigError`."""
     try:
         region = get_cloud_region(cloud=cloud or os.environ.get("OS_CLOUD"))
         session = region.get_session()
         if region.config["auth_type"] == "password" and not region.config["auth"].get("password"):
-            raise ConfigError("no password for Keystone: OS_PASSWORD, or auth: password in clouds.yaml")
+            raise ConfigError("Keystone needs a password: set OS_PASSWORD, or auth: password in clouds.yaml")
         adapter = Adapter(
             session,
             service_type=_SERVICE,
@@ -45,12 +45,14 @@ def over_keystone(cloud: str | None, url: str | None, timeout: float) -> "Iterat
         except exceptions.ConnectFailure as error:
             raise Unavailable(_one_line(error)) from None
         except exceptions.EndpointNotFound:
-            raise ConfigError(f"no service {_SERVICE} in the catalog; give --url, or --socket") from None
+            raise ConfigError(
+                f"the catalog of Keystone has no service {_SERVICE}; give --url, or --socket"
+            ) from None
         except exceptions.ClientException as error:
-            raise ConfigError(f"no token from Keystone: {_one_line(error)}") from None
+            raise ConfigError(f"Keystone gives no token: {_one_line(error)}") from None
         return answer.status_code, answer.content
 
-    with session.session:  # so that no connection is left open
+    with session.session:  # closes the connection
         yield exchange
 
 

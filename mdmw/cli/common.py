@@ -1,4 +1,4 @@
-"""What several commands share: the option for the ini file, tables, stages by entry point."""
+"""What several commands share: common options, tables, and the parser of the daemons."""
 
 import argparse
 import sys
@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from mdmw.errors import ConfigError
 from mdmw.options import hyphenated
+from mdmw.wire import printable
 from mdmw.wsgi import pipelines
 
 
@@ -16,35 +17,38 @@ def add_ini(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ini",
         metavar="FILE",
-        help="paste file; default: $MDMW_PASTE_INI, ./etc/api-paste.ini, /etc/mdmw/api-paste.ini, "
-        "the packaged copy",
+        help="paste file; default: $MDMW_PASTE_INI, or the first that exists of ./etc/api-paste.ini, "
+        "/etc/mdmw/api-paste.ini and the file of the package",
     )
 
 
 def add_pipeline(parser: argparse.ArgumentParser, default: str) -> None:
     """`--pipeline NAME`."""
     parser.add_argument(
-        "--pipeline", default=default, metavar="NAME", help=f"pipeline to take the options from ({default})"
+        "--pipeline",
+        default=default,
+        metavar="NAME",
+        help=f"pipeline whose options are used; default: {default}",
     )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """`--json`."""
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
 def stage(arguments: argparse.Namespace, entry_point: str) -> pipelines.Stage:
-    """The stage of `--pipeline` that uses `entry_point`; `ConfigError` when there is none."""
+    """The stage of `--pipeline` that uses `entry_point`; raises `ConfigError` if there is none."""
     path = arguments.ini or pipelines.ini_file()
     for found in pipelines.stages(path, arguments.pipeline):
         if found.entry_point == entry_point:
             return found
-    raise ConfigError(f"{path}: [pipeline:{arguments.pipeline}] has no {entry_point}")
+    raise ConfigError(f"{path}: [pipeline:{arguments.pipeline}] has no stage {entry_point}")
 
 
 def table(rows: Iterable[Sequence[str]]) -> str:
-    """Rows as aligned columns, the first row being the heading."""
-    cells = [[str(cell) for cell in row] for row in rows]
+    """Rows as aligned columns without control characters; the first row is the heading."""
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
     lines.insert(1, "  ".join("-" * width for width in widths))
@@ -52,7 +56,7 @@ def table(rows: Iterable[Sequence[str]]) -> str:
 
 
 class DaemonParser(argparse.ArgumentParser):
-    """Takes `--some-option` and `--some_option` alike; what is wrong is a `ConfigError`, one line."""
+    """The parser of a daemon: an option may have hyphens or underscores; a mistake is a `ConfigError`."""
 
     def __init__(self, prog: str, description: str) -> None:
         super().__init__(
@@ -68,19 +72,25 @@ class DaemonParser(argparse.ArgumentParser):
         """`--name` and `--noname`; the value is the text "true" or "false"."""
         dest = name.replace("-", "_")
         self.add_argument(f"--{name}", dest=dest, action="store_const", const="true", help=help)
-        self.add_argument(f"--no{name}", dest=dest, action="store_const", const="false", help="the opposite")
+        self.add_argument(
+            f"--no{name}", dest=dest, action="store_const", const="false", help=f"the opposite of --{name}"
+        )
 
     def add_log_options(self) -> None:
-        """Where the log goes, and how much of it."""
-        self.add_argument("--log-file", "--logfile", metavar="PATH", help="default: standard error or output")
+        """The options that say where the log goes, and how much is logged."""
+        self.add_argument(
+            "--log-file", "--logfile", metavar="PATH", help="log file; default: standard error or output"
+        )
         self.add_argument("--log-dir", "--logdir", metavar="PATH", help="directory of the log file")
         self.add_switch("use-syslog", "log to syslog")
-        self.add_argument("--syslog-log-facility", metavar="FACILITY", help="default: LOG_USER")
-        self.add_switch("debug", "log more")
-        self.add_switch("verbose", "taken for the sake of old init scripts; has no effect")
+        self.add_argument(
+            "--syslog-log-facility", metavar="FACILITY", help="facility of syslog; default: LOG_USER"
+        )
+        self.add_switch("debug", "also log messages for debugging")
+        self.add_switch("verbose", "no effect; accepted because old init scripts have this option")
 
     def given(self, argv: Sequence[str] | None) -> dict[str, Any]:
-        """What is on the command line, by option name with underscores; raises `ConfigError`."""
+        """The options of the command line, by name with underscores; raises `ConfigError`."""
         words = sys.argv[1:] if argv is None else argv
         return vars(self.parse_args([hyphenated(word) for word in words]))
 

@@ -1,4 +1,4 @@
-"""`mdmw demo`: the whole path on this machine, with the sample inventory."""
+"""`mdmw demo`: run the whole path on this machine, with the guests of the sample inventory."""
 
 import argparse
 import contextlib
@@ -31,16 +31,24 @@ from mdmw.node.channel import MOST_PLACES
 from mdmw.node.control import called
 from mdmw.wsgi.pipelines import INI_VARIABLE
 
-_START_TIMEOUT = 30.0
-_END_TIMEOUT = 45.0  # longer than any of them waits for its guests
-_LOOK_EVERY = 0.02
+_START_TIMEOUT = 30.0  # seconds
+_END_TIMEOUT = 45.0  # seconds; longer than any process waits for its guests
+_CHECK_EVERY = 0.02  # seconds
+_ASK_TIMEOUT = 30  # seconds; the first guest may have to wait for a proxy that starts
 _NODE = "mdmw-node"
+_NODE_USER = "nobody"
+_METADATA_URL = "http://169.254.169.254"
+_RUN = "/run"  # every user may enter this directory, and perhaps not TMPDIR
+_HEADING = ("GUEST", "ADDRESS", "NETWORK", "ASKS FOR", "STATUS", "ANSWER", "")
+
+#: Asks as a guest: (guest, path) -> (status, body).
+Ask = Callable[[Guest, str], tuple[int, bytes]]
 
 
-class Processes:
-    """Each has its log in `home`, where `api-paste.ini` is; `stack` ends them.
+class DemoProcesses:
+    """The processes of the demo. `home` has `api-paste.ini` and a log for each; `stack` ends the processes.
 
-    With an `identity` those that serve a pipeline have it, without root's powers.
+    With an `identity`, the processes that serve a pipeline run as this user and group, without root's powers.
     """
 
     def __init__(self, home: Path, stack: contextlib.ExitStack, identity: Identity | None = None) -> None:
@@ -50,7 +58,7 @@ class Processes:
         self._logs: list[Path] = []
 
     def serve(self, pipeline: str, *binds: str, inherit: Sequence[socket.socket] = ()) -> None:
-        """A pipeline, served when this returns; raises `ConfigError`."""
+        """Start a process that serves a pipeline, and wait until it serves; raises `ConfigError`."""
         words = [word for bind in binds for word in ("--bind", bind)]
         command = [
             sys.executable,
@@ -71,7 +79,7 @@ class Processes:
                 self._wait_until(functools.partial(_accepts, bind.removeprefix("unix:")), pipeline, process)
 
     def node(self, *words: str) -> None:
-        """The daemon, with workers that serve when this returns; raises `ConfigError`."""
+        """Start mdmw-node, and wait until its workers serve; raises `ConfigError`."""
         address = str(self._home / "notify")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
             notices.bind(address)
@@ -81,9 +89,11 @@ class Processes:
             self._wait_until(functools.partial(_is_ready, notices), _NODE, process)
 
     def wait(self) -> None:
-        """Until one of them ends by itself, which is a `ConfigError`."""
+        """Wait until a process ends by itself, and raise `ConfigError` with the logs."""
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
-        raise ConfigError("a process ended; the logs are:\n" + "".join(log.read_text() for log in self._logs))
+        raise ConfigError(
+            "a process of the demo ended; the logs are:\n" + "".join(log.read_text() for log in self._logs)
+        )
 
     def _start(
         self,
@@ -96,7 +106,7 @@ class Processes:
         path = self._home / f"{name}.log"
         self._logs.append(path)
         log = self._stack.enter_context(path.open("wb"))
-        process = subprocess.Popen(  # noqa: S603 - no shell, and words of ours alone
+        process = subprocess.Popen(  # noqa: S603 - no shell, and only words of mdmw
             command,
             env={**os.environ, **environ},
             pass_fds=[sock.fileno() for sock in inherit],
@@ -111,9 +121,9 @@ class Processes:
         deadline = time.monotonic() + _START_TIMEOUT
         while not holds():
             if process.poll() is not None or time.monotonic() > deadline:
-                said = self._logs[-1].read_text().splitlines() or ["it said nothing"]
+                said = self._logs[-1].read_text().splitlines() or ["the log is empty"]
                 raise ConfigError(f"{name} did not start: {said[-1]}")
-            time.sleep(_LOOK_EVERY)  # a socket cannot say when it begins to listen
+            time.sleep(_CHECK_EVERY)  # nothing says when a socket begins to listen
 
 
 def _accepts(path: str) -> bool:
@@ -136,42 +146,36 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-_METADATA_URL = "http://169.254.169.254"
-_ASK_TIMEOUT = 30  # the first one may have to wait for a proxy that starts
-_NODE_USER = "nobody"
-_RUN = "/run"  # where another user may look into, whatever TMPDIR says
-
-#: Ask a guest's question: (guest, path) -> (status, body).
-Ask = Callable[[Guest, str], tuple[int, bytes]]
-
-
 def add_parser(commands: Any) -> None:
     """`mdmw demo`."""
     parser = commands.add_parser(
         "demo",
         help="run the whole path on this machine with sample guests",
-        description="Start proxy, agent and a stand-in for Nova with the sample inventory, ask as each "
-        "of its guests, print the answers and keep serving until Ctrl-C. As root the guests live in "
-        "network namespaces of their own, and the proxy is mdmw-node; without root each has a port on "
-        "loopback.",
+        description="Start a proxy, an agent and a stand-in for Nova with the sample inventory, ask for "
+        "metadata as each guest of the inventory, print the answers, and serve until Ctrl-C. As root, each "
+        "guest lives in a network namespace, and the proxy is mdmw-node. Without root, each guest has a port "
+        "on the loopback address.",
     )
     parser.add_argument(
-        "--once", action="store_true", help="end after the table; status 1 if an answer is wrong"
+        "--once",
+        action="store_true",
+        help="end after the table of answers; exit status 1 if an answer is wrong",
     )
     add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> int:
-    """Print the table of answers; 0 when all are right, 1 when one is wrong."""
+    """0 if all answers are right, 1 if an answer is wrong."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
-    # A shell starts what it puts in the background deaf to Ctrl-C.
+    # A shell lets a process in the background ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     obstacle = _obstacle()
     if obstacle and not arguments.json:
         print(
-            f"{obstacle}: no namespaces, no router, no curl in a guest; each guest has a port on loopback\n"
+            f"{obstacle}: the demo runs without namespaces and without a router, and each guest has a port "
+            "on the loopback address\n"
         )
     with running(in_namespaces=not obstacle) as demo:
         answers = demo.answers()
@@ -181,7 +185,7 @@ def run(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> int:
             print(table([_HEADING, *(answer.row() for answer in answers)]))
         if not arguments.once:
             with contextlib.suppress(KeyboardInterrupt):
-                hints = [*demo.hints, *demo.operate(), *_more_hints(demo.home)]
+                hints = [*demo.hints, *demo.serve_operators(), *_more_hints(demo.home)]
                 print("\n" + "\n".join([*hints, "Ctrl-C ends it."]), flush=True)
                 demo.processes.wait()
     return 0 if all(answer.right for answer in answers) else 1
@@ -189,22 +193,20 @@ def run(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> int:
 
 @contextlib.contextmanager
 def running(in_namespaces: bool, inventory_file: Path | None = None) -> Iterator["Demo"]:
-    """The whole path, up and answering, with the sample inventory or another; raises `ConfigError`."""
+    """The whole path while it serves, with the sample inventory or another one; raises `ConfigError`."""
     with contextlib.ExitStack() as stack:
         parent = _RUN if in_namespaces else None
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mdmw-", dir=parent)))
         identity = _identity() if in_namespaces else None
         inventory = _configure(home, inventory_file, identity)
-        processes = Processes(home, stack, identity)
+        processes = DemoProcesses(home, stack, identity)
         processes.serve("nova", f"unix:{home}/run/nova")
         processes.serve("agent", f"unix:{home}/run/metadata_proxy")
         place = _in_namespaces if in_namespaces else _on_loopback
         yield place(home, inventory, processes, stack)
 
 
-# --- what is asked ----------------------------------------------------------------------
-
-_HEADING = ("GUEST", "ADDRESS", "NETWORK", "ASKS FOR", "STATUS", "ANSWER", "")
+# --- questions and answers --------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +234,7 @@ class _Answer:
 
 
 def _questions(guest: Guest, ask: Ask) -> Iterator[tuple[str, int, str, bool]]:
-    """Path, status, what came, and whether it is what the inventory says."""
+    """Path, status, answer, and whether the answer is that of the inventory."""
     path = "/openstack/latest/meta_data.json"
     status, body = ask(guest, path)
     uuid = _uuid(body)
@@ -251,7 +253,7 @@ def _questions(guest: Guest, ask: Ask) -> Iterator[tuple[str, int, str, bool]]:
 
 
 def _network(inventory: Inventory, guest: Guest) -> str:
-    """The name of the guest's network, and whether a router leads there."""
+    """The name of the guest's network, and whether a router serves the network."""
     network = next(n for n in inventory.networks if n.id == guest.ports[0].network_id)
     routed = {interface.subnet_id for router in inventory.routers for interface in router.interfaces}
     by_router = any(subnet.id in routed for subnet in network.subnets)
@@ -265,11 +267,11 @@ def _uuid(body: bytes) -> str:
         return "none"
 
 
-# --- where it runs ----------------------------------------------------------------------
+# --- namespaces, or loopback ------------------------------------------------------------
 
 
 def _obstacle() -> str:
-    """Why there can be no namespaces here, in one line; empty when there can be."""
+    """Why the demo cannot make namespaces, in one line; empty if it can."""
     if importlib.util.find_spec("gevent") is None:
         return "gevent is not installed (mdmw[node])"
     return sandbox.obstacle()
@@ -277,25 +279,25 @@ def _obstacle() -> str:
 
 @dataclass(frozen=True)
 class Demo:
-    """What runs: its folder, its guests, and how to ask as one of them."""
+    """The running demo. `namespaces` has the namespace of each guest by instance id; empty on loopback."""
 
     home: Path
     inventory: Inventory
-    processes: Processes
+    processes: DemoProcesses
     ask: Ask
-    namespaces: dict[str, str]  # of each guest, by instance id; empty on loopback
+    namespaces: dict[str, str]
     hints: list[str]
 
     def answers(self) -> list["_Answer"]:
-        """Ask as each guest."""
+        """The answers to the questions of each guest."""
         return [
             _Answer(guest, _network(self.inventory, guest), *rest)
             for guest in self.inventory.instances
             for rest in _questions(guest, self.ask)
         ]
 
-    def operate(self) -> list[str]:
-        """Start what operators ask; returns hints how."""
+    def serve_operators(self) -> list[str]:
+        """Start the dashboard and the admin API; returns hints how to use them."""
         with socket.create_server(("127.0.0.1", 0)) as sock:
             self.processes.serve("operations", f"fd://{sock.fileno()}", inherit=[sock])
             port = sock.getsockname()[1]
@@ -313,7 +315,7 @@ def _identity() -> Identity:
 
 
 def _configure(home: Path, inventory_file: Path | None, identity: Identity | None) -> Inventory:
-    """The shipped files, a secret of this run, and in `run` a place for what processes make, who own it."""
+    """Write the shipped files, a new secret, and a directory `run` that the processes of the demo own."""
     shipped = resources.files("mdmw") / "etc"
     ini = (shipped / "api-paste.ini").read_text()
     for old, new in (
@@ -338,7 +340,7 @@ def _configure(home: Path, inventory_file: Path | None, identity: Identity | Non
 
 
 def _in_namespaces(
-    home: Path, inventory: Inventory, processes: Processes, stack: contextlib.ExitStack
+    home: Path, inventory: Inventory, processes: DemoProcesses, stack: contextlib.ExitStack
 ) -> Demo:
     site = stack.enter_context(sandbox.build(inventory))
     processes.node("--ini", f"{home}/api-paste.ini", "--run-dir", str(home), "--user", _NODE_USER)
@@ -347,7 +349,7 @@ def _in_namespaces(
     def ask(guest: Guest, path: str) -> tuple[int, bytes]:
         url = _METADATA_URL + path
         command = ["ip", "netns", "exec", site.guests[guest.id], "curl", "-sS", "-m", str(_ASK_TIMEOUT)]
-        done = subprocess.run([*command, "-w", "\n%{http_code}", url], capture_output=True, check=False)  # noqa: S603 - our own words
+        done = subprocess.run([*command, "-w", "\n%{http_code}", url], capture_output=True, check=False)  # noqa: S603 - only words of mdmw
         body, _, status = done.stdout.rpartition(b"\n")
         return int(status or 0), body if status else done.stderr
 
@@ -361,7 +363,7 @@ def _in_namespaces(
 
 
 def _listen(control: Path, listeners: Sequence[sandbox.Listener]) -> None:
-    """Have mdmw-node listen; raises `ControlError`."""
+    """Tell mdmw-node where to listen; raises `ControlError`."""
     wanted = [
         [one.namespace, [one.address, one.port, None], [one.scope.kind, one.scope.id]] for one in listeners
     ]
@@ -371,7 +373,9 @@ def _listen(control: Path, listeners: Sequence[sandbox.Listener]) -> None:
         node.tell("want", listeners=[], more=False)
 
 
-def _on_loopback(home: Path, inventory: Inventory, processes: Processes, stack: contextlib.ExitStack) -> Demo:
+def _on_loopback(
+    home: Path, inventory: Inventory, processes: DemoProcesses, stack: contextlib.ExitStack
+) -> Demo:
     sockets = []
     places = {}
     ports = {}

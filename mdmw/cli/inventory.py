@@ -1,4 +1,4 @@
-"""`mdmw inventory import|export`: between a file and a database."""
+"""`mdmw inventory import|export`: copy an inventory between a file and a database."""
 
 import argparse
 import os
@@ -16,34 +16,36 @@ def add_parser(commands: Any) -> None:
     """`mdmw inventory ACTION`."""
     parser = commands.add_parser(
         "inventory",
-        help="put an inventory file into a database, or write one from it",
-        description="The inventory of places without Neutron, for inventory_db. Run it as the user that owns "
-        "the database, since there are passwords in it.",
+        help="copy an inventory between a file and a database",
+        description="Copy an inventory between a YAML file and the database of the option inventory_db. Run "
+        "the command as the user that owns the database, because the database contains passwords.",
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     import_ = actions.add_parser(
         "import",
-        help="make a database say what a file says",
-        description="Make a database say what a file says, all at once. The database is made when it is not "
-        "there. Status 1: it has an inventory already.",
+        help="copy a file into a database",
+        description="Copy an inventory file into a database, in one transaction. The command makes the "
+        "database if the database does not exist. Exit status 1: the database already has an inventory.",
     )
-    import_.add_argument("file", metavar="FILE", help="YAML file")
+    import_.add_argument("file", metavar="FILE", help="inventory file (YAML)")
     _add_db(import_)
     import_.add_argument(
-        "--replace", action="store_true", help="what is not in the file is deleted from the database"
+        "--replace",
+        action="store_true",
+        help="replace the inventory of the database; entries that the file does not have are deleted",
     )
     import_.set_defaults(run=_import)
     export = actions.add_parser(
         "export",
-        help="print what a database says, as a file",
-        description="Print what a database says, as a YAML file, with all passwords and user data.",
+        help="print the inventory of a database as a file",
+        description="Print the inventory of a database as a YAML file, with all passwords and user data.",
     )
     _add_db(export)
     export.set_defaults(run=_export)
 
 
 def _add_db(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--db", metavar="PATH", required=True, help="SQLite database")
+    parser.add_argument("--db", metavar="PATH", required=True, help="file of the SQLite database")
 
 
 def _import(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> int:
@@ -52,7 +54,7 @@ def _import(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> 
     try:
         changes = InventoryStore(arguments.db).fill(inventory, caller, replace=arguments.replace)
     except Conflict as error:
-        print(f"mdmw: {error}; --replace makes it say what the file says", file=sys.stderr)
+        print(f"mdmw: {error}; --replace replaces the inventory of the database", file=sys.stderr)
         return 1
     counts = ", ".join(f"{kind} {len(getattr(inventory, kind))}" for kind in KINDS)
     print(f"{arguments.db}: {counts}, changes {changes}")

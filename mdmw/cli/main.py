@@ -1,4 +1,4 @@
-"""The command `mdmw`: the parser, and which file has the rest."""
+"""The command `mdmw`: the parser of all commands, and the exit status."""
 
 import argparse
 import sys
@@ -7,27 +7,26 @@ from collections.abc import Sequence
 from mdmw.cli import completion, demo, doctor, inventory, node, operate, pipeline, serve, top
 from mdmw.errors import MdmwError
 
-_INTERRUPTED = 130  # as a shell says of SIGINT
+_INTERRUPTED = 130  # the exit status of a shell after SIGINT
 _ADD_PARSERS = (
-    *(
-        serve.add_parser,
-        pipeline.add_check,
-        pipeline.add_resolve,
-        pipeline.add_sign,
-        inventory.add_parser,
-        node.add_parser,
-    ),
-    *(operate.add_served, operate.add_who, operate.add_purge, top.add_parser),
-    *(doctor.add_parser, demo.add_parser, completion.add_parser),
+    serve.add_parser,
+    pipeline.add_parsers,
+    inventory.add_parser,
+    node.add_parser,
+    operate.add_parsers,
+    top.add_parser,
+    doctor.add_parser,
+    demo.add_parser,
+    completion.add_parser,
 )
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands; the CLI reference is made from it too."""
+    """The parser of all commands; the reference of the commands is made from this parser too."""
     parser = argparse.ArgumentParser(
         prog="mdmw",
         description="Instance metadata as a WSGI pipeline.",
-        epilog="Exit status: 0 done, 1 the answer is no, 2 wrong usage or configuration.",
+        epilog="Exit status: 0 success, 1 the answer is no, 2 wrong usage or a mistake in the configuration.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add_parser in _ADD_PARSERS:
@@ -36,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status."""
+    """Run one command, and return the exit status."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
     try:

@@ -1,4 +1,4 @@
-"""`mdmw check`: is this file right, and what does it mean?"""
+"""Commands about a pipeline of an ini file, without a server: `mdmw check`, `resolve` and `sign`."""
 
 import argparse
 import json
@@ -16,22 +16,31 @@ from mdmw.signing import nova_signer
 from mdmw.wsgi import catalogue, pipelines
 
 
-def add_check(commands: Any) -> None:
-    """`mdmw check [PIPELINE ...]`."""
+def add_parsers(commands: Any) -> None:
+    """The commands of this module."""
+    _add_check(commands)
+    _add_resolve(commands)
+    _add_sign(commands)
+
+
+def _add_check(commands: Any) -> None:
     parser = commands.add_parser(
         "check",
-        help="load an ini file and print its pipelines",
-        description="Load every pipeline of an ini file, or those named, and print each as a table of "
-        "stages and options, secrets masked. What is wrong is said in one line, with status 2.",
+        help="load the pipelines of an ini file and print their options",
+        description="Load all pipelines of an ini file, or the named pipelines, and print the stages and the "
+        "options of each pipeline. Stars stand in the place of a secret. If the file has a mistake, the "
+        "command prints one line and ends with status 2.",
     )
-    parser.add_argument("pipeline", nargs="*", help="pipelines to check; default: all in the file")
+    parser.add_argument(
+        "pipeline", nargs="*", help="names of the pipelines; default: all pipelines of the file"
+    )
     add_ini(parser)
     add_json(parser)
-    parser.set_defaults(run=check)
+    parser.set_defaults(run=_check)
 
 
-def check(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> int:
-    """Print the tables; `ConfigError` for the first thing that is wrong."""
+def _check(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> int:
+    """Raises `ConfigError` for the first mistake."""
     path = arguments.ini or pipelines.ini_file()
     wanted = arguments.pipeline or pipelines.names(path)
     for name in wanted:
@@ -57,26 +66,27 @@ def _rows(stages: list[dict[str, Any]]) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def add_resolve(commands: Any) -> None:
-    """`mdmw resolve --network ID|--router ID --address IP`."""
+def _add_resolve(commands: Any) -> None:
     parser = commands.add_parser(
         "resolve",
-        help="say which instance has an address",
-        description="Ask the resolver of a pipeline as a request would. Status 0 found, 1 not found.",
+        help="ask a resolver which instance has an address",
+        description="Ask the resolver of a pipeline which instance has an address. The command needs no "
+        "serving process. Exit status 1: no instance has the address, or the resolver does not answer.",
     )
     scope = parser.add_mutually_exclusive_group(required=True)
-    scope.add_argument("--network", metavar="ID", help="the network that the guest is on")
-    scope.add_argument("--router", metavar="ID", help="the router that the guest is behind")
-    parser.add_argument("--address", required=True, metavar="IP", help="the guest's address")
-    parser.add_argument("--mac", help="the guest's MAC, for an IPv6 link-local address that does not tell")
+    scope.add_argument("--network", metavar="ID", help="id of the network that the guest is on")
+    scope.add_argument("--router", metavar="ID", help="id of the router that the guest is behind")
+    parser.add_argument("--address", required=True, metavar="IP", help="address of the guest")
+    parser.add_argument(
+        "--mac", help="MAC of the guest; needed for an IPv6 link-local address without the MAC in it"
+    )
     add_pipeline(parser, default="agent")
     add_ini(parser)
     add_json(parser)
-    parser.set_defaults(run=resolve)
+    parser.set_defaults(run=_resolve)
 
 
-def resolve(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Print the instance, or why there is none."""
+def _resolve(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     scope = Scope("network", arguments.network) if arguments.network else Scope("router", arguments.router)
     try:
         mac = normalise_mac(arguments.mac) if arguments.mac else None
@@ -95,23 +105,25 @@ def resolve(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> i
     return 0
 
 
-def add_sign(commands: Any) -> None:
-    """`mdmw sign INSTANCE`."""
+def _add_sign(commands: Any) -> None:
     parser = commands.add_parser(
         "sign",
         help="print the signature of an instance id",
-        description="Print the X-Instance-ID-Signature of an instance id, made with the signing secret of a "
-        "pipeline. Whoever has it can read that instance's metadata from Nova.",
+        description="Print the header X-Instance-ID-Signature for an instance id. The signature is made with "
+        "the shared secret of a pipeline. Keep the signature secret: with it, anybody can read the metadata "
+        "of the instance from Nova.",
     )
-    parser.add_argument("instance", metavar="INSTANCE", help="instance id, taken as it is written")
+    parser.add_argument(
+        "instance", metavar="INSTANCE", help="id of the instance; the command signs the text as it is"
+    )
     add_pipeline(parser, default="agent")
     add_ini(parser)
     add_json(parser)
-    parser.set_defaults(run=sign)
+    parser.set_defaults(run=_sign)
 
 
-def sign(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> int:
-    """Print the signature, 64 hex digits."""
+def _sign(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> int:
+    """The signature has 64 hexadecimal digits."""
     configured = stage(arguments, "hmac-sign")
     settings = options.load("hmac-sign", hmac_sign.OPTIONS, configured.global_conf, configured.local_conf)
     signature = nova_signer(settings).sign(arguments.instance.encode())

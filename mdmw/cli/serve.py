@@ -1,4 +1,4 @@
-"""`mdmw serve`: a pipeline on a real server."""
+"""`mdmw serve`: check a pipeline, and become a WSGI server that runs the pipeline."""
 
 import argparse
 import importlib.util
@@ -18,9 +18,10 @@ from mdmw.wsgi import pipelines
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What to run where. `binds` are `unix:/path`, `host:port`, or `fd://N` for gunicorn.
+    """The module that has the application, and where to listen.
 
-    Without `workers` (processes) and `threads` (of each) the server's own file or line decides.
+    `binds` are `unix:/path`, `host:port`, or `fd://N` for gunicorn. Without `workers` (processes) and
+    `threads` (of each process), the configuration file or the command line of the server decides.
     """
 
     module: str
@@ -30,7 +31,7 @@ class Launch:
 
 
 def command(server: str, launch: Launch) -> list[str]:
-    """The command line of `server`; `ConfigError` when it is missing or cannot bind so."""
+    """The command line of `server`; raises `ConfigError` if the server is missing, or cannot bind so."""
     return SERVERS[server](launch)
 
 
@@ -79,8 +80,8 @@ def _waitress(launch: Launch) -> list[str]:
         *(f"--threads={launch.threads or 400}", "--backlog=4096", "--connection-limit=1000"),
         *("--asyncore-use-poll", "--channel-timeout=30", "--cleanup-interval=5"),
         *("--max-request-header-size=65536", "--max-request-body-size=131072"),
-        # By itself it drops X-Forwarded-For, by which the agent knows who asks; mdmw removes
-        # what guests forge.
+        # waitress drops X-Forwarded-For by default, but the agent needs the header to identify the guest.
+        # mdmw itself removes headers that guests forge.
         "--no-clear-untrusted-proxy-headers",
         f"{launch.module}:application",
     ]
@@ -89,7 +90,7 @@ def _waitress(launch: Launch) -> list[str]:
 def _granian(launch: Launch) -> list[str]:
     _need("granian", "granian")
     if len(launch.binds) != 1:
-        raise ConfigError("granian has one --bind")
+        raise ConfigError("granian can have only one --bind")
     bind = _no_fd(launch.binds[0], "granian")
     host, _, port = bind.rpartition(":")
     where = ["--host", host.strip("[]"), "--port", port]
@@ -104,7 +105,7 @@ def _granian(launch: Launch) -> list[str]:
     ]
 
 
-#: Server name -> its command line. waitress has one process, granian one listener.
+#: Name of the server -> its command line. waitress has only one process, and granian only one listener.
 SERVERS: dict[str, Callable[[Launch], list[str]]] = {
     "gunicorn": _gunicorn,
     "gunicorn-gevent": _gunicorn_gevent,
@@ -130,7 +131,7 @@ def _repeated(option: str, values: tuple[str, ...] | list[str]) -> list[str]:
 
 def _no_fd(bind: str, server: str) -> str:
     if bind.startswith("fd:"):
-        raise ConfigError(f"{server} takes no inherited socket; gunicorn does")
+        raise ConfigError(f"{server} cannot use an inherited socket; use gunicorn")
     return bind
 
 
@@ -153,31 +154,40 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "serve",
         help="run a pipeline on a WSGI server",
-        description="Check a pipeline and then become a WSGI server that runs it. For more settings than "
-        "these start the server yourself; etc/ has configuration files, doc/servers.rst the command lines.",
+        description="Check a pipeline, and then become a WSGI server that runs the pipeline. If you need "
+        "other settings, start the server yourself: etc/ has configuration files, and doc/servers.rst has "
+        "command lines.",
     )
-    parser.add_argument("pipeline", help=f"{', '.join(pipelines.NAMES)}, or another of the file")
+    parser.add_argument("pipeline", help=f"{', '.join(pipelines.NAMES)}, or another pipeline of the file")
     parser.add_argument(
         "--bind",
         action="append",
         metavar="unix:/PATH|HOST:PORT",
-        help=f"where to listen, may be repeated; default: {_GUESTS_BIND}, for agent, nova and admin "
-        "a unix socket in /run/mdmw, for operations 127.0.0.1:9775. fd://N is a socket inherited "
-        "from the caller (gunicorn only)",
-    )
-    parser.add_argument("--server", choices=list(SERVERS), default="gunicorn", help="default: %(default)s")
-    parser.add_argument(
-        "--workers", type=_positive, metavar="N", help="processes; default: as in etc/, 2 (waitress has 1)"
+        help="address to listen at; may be repeated. Default: a unix socket in /run/mdmw for agent, nova "
+        f"and admin, 127.0.0.1:9775 for operations, and {_GUESTS_BIND} for other pipelines. fd://N is a "
+        "socket that the caller has opened (only with gunicorn)",
     )
     parser.add_argument(
-        "--threads", type=_positive, metavar="N", help="threads of each; default: as in etc/, 100 to 400"
+        "--server", choices=list(SERVERS), default="gunicorn", help="WSGI server; default: %(default)s"
+    )
+    parser.add_argument(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="number of processes; default: 4, with uwsgi as many as in etc/uwsgi.ini; waitress always has 1",
+    )
+    parser.add_argument(
+        "--threads",
+        type=_positive,
+        metavar="N",
+        help="threads of each process; default: gunicorn 200, uwsgi 100, waitress 400, granian 50",
     )
     add_ini(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> int:
-    """Replace this process by the server; returns only by a `ConfigError`."""
+    """Replace this process by the server; raises `ConfigError`, and never returns."""
     path = arguments.ini or pipelines.ini_file()
     name = arguments.pipeline
     pipelines.load(name, path)
@@ -185,11 +195,11 @@ def run(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> int:
     module = f"mdmw.wsgi.{name}" if name in pipelines.NAMES else "mdmw.wsgi.named"
     argv = command(arguments.server, Launch(module, tuple(binds), arguments.workers, arguments.threads))
     os.environ.update({pipelines.INI_VARIABLE: str(path), pipelines.NAME_VARIABLE: name})
-    os.execv(argv[0], argv)  # noqa: S606 - no shell is what is wanted
+    os.execv(argv[0], argv)  # noqa: S606 - no shell is wanted
 
 
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
+        raise argparse.ArgumentTypeError("1 or more is allowed")
     return number

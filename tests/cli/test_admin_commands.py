@@ -160,7 +160,7 @@ def test_processes_without_an_answer_are_named(mdmw, peers):
     }
     path = peers.unix(answers(response("200 OK", json.dumps(page).encode()))).address.path
     status, _, err = mdmw("networks", "--socket", path)
-    assert (status, err) == (0, "mdmw: without agent 7: no answer within 2 s\n")
+    assert (status, err) == (0, "mdmw: without process 7 of pipeline agent: no answer within 2 s\n")
 
 
 def test_a_list_in_parts(mdmw, peers):

@@ -11,7 +11,7 @@ from admin.keystone import Keystone
 from admin.local import host
 from peers import peers_in, response
 
-from mdmw.cli import operate
+from mdmw.cli import admin_api
 
 # What openstacksdk says of itself, whatever it is asked for.
 pytestmark = pytest.mark.filterwarnings("ignore:Support for InfluxDB")
@@ -58,7 +58,7 @@ def cloud(site, monkeypatch, tmp_path):
     keystone, keystone.api = site[0], site[1]
     keystone.admin_url = keystone.api
     for name in os.environ:
-        if name.startswith("OS_") or name == operate.URL_VARIABLE:
+        if name.startswith("OS_") or name == admin_api.URL_VARIABLE:
             monkeypatch.delenv(name)
     monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(tmp_path / "clouds.yaml"))
     return keystone
@@ -108,9 +108,12 @@ def test_os_variables_and_a_url(mdmw, cloud, monkeypatch):
     }.items():
         monkeypatch.setenv(f"OS_{name}", value)
     status, _, err = mdmw("networks")
-    assert (status, err) == (2, "mdmw: no service mdmw in the catalog; give --url, or --socket\n")
+    assert (status, err) == (
+        2,
+        "mdmw: the catalog of Keystone has no service mdmw; give --url, or --socket\n",
+    )
     assert mdmw("networks", "--url", cloud.api)[0] == 0
-    monkeypatch.setenv(operate.URL_VARIABLE, cloud.api)
+    monkeypatch.setenv(admin_api.URL_VARIABLE, cloud.api)
     assert mdmw("networks")[0] == 0
     assert mdmw("networks", "x")[0] == 1
 
@@ -119,7 +122,7 @@ def test_a_wrong_password_is_one_line_without_it(mdmw, clouds_yaml):
     clouds_yaml(password="hunter2")
     status, out, err = mdmw("networks", "--os-cloud", "here")
     assert (status, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith("mdmw: no token from Keystone")
+    assert err.startswith("mdmw: Keystone gives no token")
     assert "hunter2" not in err
 
 

@@ -99,7 +99,7 @@ def test_s_1_sign(mdmw, ini):
 def test_sign_needs_a_pipeline_that_signs(mdmw, ini):
     status, _, err = mdmw("sign", ADA, "--pipeline", "proxy", "--ini", ini)
     assert status == 2
-    assert "[pipeline:proxy] has no hmac-sign" in err
+    assert "[pipeline:proxy] has no stage hmac-sign" in err
 
 
 @pytest.mark.parametrize(

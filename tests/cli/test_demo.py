@@ -53,7 +53,7 @@ def namespaces_of(demos):
 
 def shown_to_operators(running):
     """Pipelines that are counted in /metrics, and the networks and routers that `mdmw top` shows."""
-    url, command = (hint.split("  ", 1)[1] for hint in running.operate())
+    url, command = (hint.split("  ", 1)[1] for hint in running.serve_operators())
     with requests.get(f"{url}metrics", timeout=PATIENCE) as reply:
         counted = re.findall(r'mdmw_requests_total{pipeline="(\w+)",status="2xx"} [1-9]', reply.text)
     with requests.get(url, timeout=PATIENCE) as page:
@@ -90,7 +90,7 @@ def test_a_wrong_answer_is_status_1(monkeypatch, capsys):
         for number, handler in before.items():
             signal.signal(number, handler)
     out = capsys.readouterr().out
-    assert "not root: no namespaces" in out
+    assert "not root: the demo runs without namespaces" in out
     assert out.count("WRONG") == 1
 
 

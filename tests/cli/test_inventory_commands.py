@@ -49,7 +49,7 @@ def test_what_is_there_is_replaced_on_demand_only(mdmw, file, db):
     assert mdmw("inventory", "import", file, "--db", db) == (
         1,
         "",
-        f"mdmw: {db} has an inventory already; --replace makes it say what the file says\n",
+        f"mdmw: {db} has an inventory already; --replace replaces the inventory of the database\n",
     )
     file.write_text(file.read_text().replace("name: green-1", "name: other"))
     status, out, _ = mdmw("inventory", "import", file, "--db", db, "--replace")

@@ -21,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peers import PATIENCE
 
-from mdmw.cli.operate import Counters, counters
-from mdmw.cli.top import Look, lines, view
+from mdmw.cli.figures import RequestFigures, figures_of
+from mdmw.cli.top import Sample, as_lines, summary
 
 BLUE = "1f9c3a52-6d0e-4f6b-9c1e-7a4c0b2d8e31"
 BOUNDS = (0.1, 1.0)
@@ -34,7 +34,7 @@ _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 def counted(durations, pipeline="agent", requests=None, failed=0, slowest=10.0, first=0.0):
     requests = sum(durations) if requests is None else requests
-    return Counters(pipeline, requests, 0, failed, tuple(durations), slowest, first, first)
+    return RequestFigures(pipeline, requests, 0, failed, tuple(durations), slowest, first, first)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def counted(durations, pipeline="agent", requests=None, failed=0, slowest=10.0, 
     ],
 )
 def test_percentiles(durations, part, seconds):
-    assert counted(durations).within(BOUNDS, part) == (seconds and pytest.approx(seconds))
+    assert counted(durations).percentile(BOUNDS, part) == (seconds and pytest.approx(seconds))
 
 
 @given(
@@ -57,7 +57,7 @@ def test_percentiles(durations, part, seconds):
 )
 def test_a_percentile_is_in_the_bucket_of_the_true_one(values, part):
     durations = [sum(v <= 0.1 for v in values), sum(0.1 < v <= 1 for v in values), sum(v > 1 for v in values)]
-    found = counted(durations, slowest=max(values)).within(BOUNDS, part)
+    found = counted(durations, slowest=max(values)).percentile(BOUNDS, part)
     assert 0 < found <= max(values)
     below, up_to = (
         max([0.0, *(b for b in BOUNDS if b < found)]),
@@ -88,7 +88,7 @@ def test_the_nearest_pipeline_comes_first():
         "first": "2026-01-01T00:00:00.000+00:00",
         "last": "2026-01-01T00:00:00.000+00:00",
     }
-    found = counters(dict.fromkeys(["nova", "agent", "mine", "proxy"], one))
+    found = figures_of(dict.fromkeys(["nova", "agent", "mine", "proxy"], one))
     assert [one.pipeline for one in found] == ["proxy", "agent", "mine", "nova"]
     assert {one.failed for one in found} == {1}
 
@@ -110,13 +110,13 @@ def request(number, seconds, pipeline="agent", path="/", at="2026-01-01T00:00:10
 
 
 def looked(at, places, requests=(), silent=()):
-    return Look(at, {("network", id_): one for id_, one in places.items()}, BOUNDS, requests, silent)
+    return Sample(at, {("network", id_): one for id_, one in places.items()}, BOUNDS, requests, silent)
 
 
 def test_rates_are_over_the_time_between_two_looks():
     before = looked(100.0, {"a": counted((5, 0, 0))})
     now = looked(110.0, {"a": counted((25, 0, 0), failed=4), "b": counted((1, 0, 0))})
-    shown = view(now, before)
+    shown = summary(now, before)
     assert shown["over"] == 10.0
     assert [(one["id"], one["rate"], one["failed"], one["total"]) for one in shown["networks"]] == [
         ("a", 2.0, 4, 25),
@@ -126,14 +126,14 @@ def test_rates_are_over_the_time_between_two_looks():
 
 
 def test_the_first_look_is_about_all_so_far():
-    shown = view(looked(110.0, {"a": counted((20, 0, 0), first=100.0)}), None)
+    shown = summary(looked(110.0, {"a": counted((20, 0, 0), first=100.0)}), None)
     assert (shown["over"], shown["networks"][0]["rate"]) == (None, 2.0)
-    assert "all so far: 2.0 requests/s" in lines(shown)[0]
+    assert "all so far: 2.0 requests/s" in as_lines(shown)[0]
 
 
 def test_a_quiet_network_has_no_percentiles():
     before, now = (looked(at, {"a": counted((5, 0, 0))}) for at in (100.0, 110.0))
-    place = view(now, before)["networks"][0]
+    place = summary(now, before)["networks"][0]
     assert (place["rate"], place["p50"], place["p99"]) == (0.0, None, None)
 
 
@@ -141,7 +141,7 @@ def test_each_slow_request_is_listed_once():
     """Five of them, as the pipeline saw it that had all of it, and none from before."""
     requests = [request(number, number / 10) for number in range(8)]
     requests += [request(7, 0.9, "proxy"), request(9, 30.0, at="1990-01-01T00:00:00.000+00:00")]
-    slowest = view(looked(1767225615.0, {}, requests), looked(1767225605.0, {}))["slowest"]
+    slowest = summary(looked(1767225615.0, {}, requests), looked(1767225605.0, {}))["slowest"]
     assert [(one["request_id"], one["pipeline"]) for one in slowest] == [
         ("req-7", "proxy"),
         *((f"req-{number}", "agent") for number in (6, 5, 4, 3)),
@@ -153,7 +153,7 @@ def test_it_fits_and_nothing_moves_the_cursor(height, places, path):
     """Whatever a guest asks for."""
     many = {f"n{number}": counted((1, 0, 0)) for number in range(places)}
     silent = [{"pipeline": "agent", "pid": 7, "problem": "no answer"}]
-    shown = lines(view(looked(100.0, many, [request(1, 0.1, path=path)], silent), None), height)
+    shown = as_lines(summary(looked(100.0, many, [request(1, 0.1, path=path)], silent), None), height)
     assert len(shown) <= height
     assert all(line.isprintable() and len(line) < 200 for line in shown)
 

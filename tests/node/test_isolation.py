@@ -16,7 +16,7 @@ import pytest
 from crowd import Guest, Result, forgeries
 from daemon import Site, site
 
-from mdmw.cli.demo import Processes
+from mdmw.cli.demo import DemoProcesses
 from mdmw.identity import identity_of
 from mdmw.node.namespaces import run
 from mdmw.signing import Signer
@@ -160,7 +160,7 @@ def guests() -> Iterator[list[Guest]]:
 
 def start_nova(place: Site, stack: contextlib.ExitStack) -> None:
     path = place.directory / "nova"
-    Processes(place.directory, stack).serve("nova", f"unix:{path}")
+    DemoProcesses(place.directory, stack).serve("nova", f"unix:{path}")
     workers = identity_of("nobody", "")
     os.chown(path, workers.uid, workers.gid)
 
