@@ -1,6 +1,7 @@
 """What the documentation shows is true: samples load, snippets run, command lines parse."""
 
 import configparser
+import contextlib
 import re
 import shlex
 import shutil
@@ -8,6 +9,7 @@ import sys
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import SkipTest
 
 import pytest
 from certificates import Authority
@@ -18,6 +20,7 @@ from mdmw.cli.main import build_parser
 from mdmw.filters.source_identify import read_listeners
 from mdmw.inventory import file as inventory_file
 from mdmw.inventory.store import Caller, InventoryStore
+from mdmw.testing.filters import FilterConformance
 from mdmw.testing.resolvers import ResolverConformance
 from mdmw.wsgi import catalogue, pipelines
 
@@ -111,10 +114,19 @@ def run_snippets(document, machine, monkeypatch):
 @pytest.mark.parametrize("document", documents_with("python"))
 def test_python_runs(document, machine, monkeypatch):
     names = run_snippets(document, machine, monkeypatch)
-    suites = [kind for kind in names.values() if ResolverConformance in getattr(kind, "__bases__", ())]
+    suites = [kind for kind in names.values() if _SUITES & set(getattr(kind, "__bases__", ()))]
+    assert len(suites) == block_count(document, "Conformance):")
     for suite in suites:
         for test in (name for name in dir(suite) if name.startswith("test_")):
-            getattr(suite(), test)()
+            with contextlib.suppress(SkipTest):
+                getattr(suite(), test)()
+
+
+def block_count(document, text):
+    return sum(block.text.count(text) for block in blocks(document, "python"))
+
+
+_SUITES = {ResolverConformance, FilterConformance}
 
 
 @pytest.mark.parametrize("document", documents_with("ini"))
