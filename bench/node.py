@@ -23,7 +23,7 @@ from bench.figures import percentile
 from bench.node_servers import family_seconds
 from bench.processes import accepts_unix, memory, running
 from bench.topology import METADATA_ADDRESS, inside, within
-from mdmw.node.control import Caller, ControlError, called
+from mdmw.node.control import ControlError, KeeperClient, called
 
 _IN_MEMORY = "/dev/shm"  # as /run is, where the daemon has its files; a disk may take milliseconds
 _GUEST = "10.77.0.5"
@@ -127,7 +127,7 @@ def _measure(home: Path, pid: int, names: list[str], arguments: argparse.Namespa
         return figures
 
 
-def _attach(caller: Caller, names: list[str], waits: "_Waits") -> dict[str, dict[str, float]]:
+def _attach(caller: KeeperClient, names: list[str], waits: "_Waits") -> dict[str, dict[str, float]]:
     """Begin to serve one namespace after the other: as the caller sees it, and without waiting for a CPU."""
     took, alone = [], []
     pidfd = os.pidfd_open(os.getpid())
@@ -148,7 +148,7 @@ def _attach(caller: Caller, names: list[str], waits: "_Waits") -> dict[str, dict
     return {"in all": _distribution(took), "without waiting for a processor": _distribution(alone)}
 
 
-def _refusals(caller: Caller, names: list[str]) -> dict[str, float]:
+def _refusals(caller: KeeperClient, names: list[str]) -> dict[str, float]:
     """The same way there and back, with nothing to do: whatever is slow here is this machine.
 
     As many questions as take the time of the attaching.
@@ -188,12 +188,12 @@ def _compared(figures: dict[str, list[float]]) -> dict[str, object]:
     return found
 
 
-def _detach(caller: Caller, names: list[str]) -> None:
+def _detach(caller: KeeperClient, names: list[str]) -> None:
     for name in names:
         caller.tell("detach", name=_network(name))
 
 
-def _want(caller: Caller, names: list[str]) -> None:
+def _want(caller: KeeperClient, names: list[str]) -> None:
     """Have these listened to, and no others."""
     places = [[name, [METADATA_ADDRESS, 80, None], ["network", _network(name)]] for name in names]
     for start in range(0, len(places) + 1, _AT_ONCE):

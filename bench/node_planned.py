@@ -21,8 +21,8 @@ from typing import Any
 from bench.processes import memory, running
 from mdmw.node.control import ControlError, called
 from mdmw.node.converge import converge
+from mdmw.node.desired import Places
 from mdmw.node.plan import Plan
-from mdmw.node.programs import Places
 
 _MADE_WITHIN = 600.0
 _LOOK_WITHIN = 120.0

@@ -1,13 +1,16 @@
-"""Locks between processes: on files, and in SQLite databases.
+"""Locks between processes: on files (flock(2), always exclusive), and in SQLite databases.
 
-Nothing here blocks in a system call or in SQLite: under gevent this would stop every guest of the process.
+Nothing here blocks in a system call or in SQLite, because under gevent this would stop every guest of the
+process. The one exception is `lock` without a limit.
 """
 
 import contextlib
 import fcntl
+import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -16,8 +19,14 @@ _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _PAUSE = 0.01  # seconds between two looks at a lock that another process holds
 
 
-def lock(descriptor: int, patience: float) -> None:
-    """Lock a file; raises TimeoutError when another process holds the lock for `patience` seconds."""
+def lock(descriptor: int, patience: float | None) -> None:
+    """Lock an open file; raises TimeoutError when another process holds the lock for `patience` seconds.
+
+    With `patience` None the call waits in the kernel without a limit: not for a process that serves guests.
+    """
+    if patience is None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return
     deadline = time.monotonic() + patience
     while not try_lock(descriptor):
         if time.monotonic() > deadline:
@@ -36,6 +45,23 @@ def try_lock(descriptor: int) -> bool:
 def unlock(descriptor: int) -> None:
     """Release the lock. Closing the file is not enough: a child that was forked meanwhile has it open too."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+@contextlib.contextmanager
+def locked(path: Path, patience: float | None) -> Iterator[None]:
+    """Hold the lock of the file at `path` during the block; raises OSError, and as `lock` does.
+
+    The file is made with mode 0600.
+    """
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        lock(descriptor, patience)
+        try:
+            yield
+        finally:
+            unlock(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def when_free(act: Callable[[], T], patience: float) -> T:

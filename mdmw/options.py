@@ -16,6 +16,7 @@ from typing import Any
 from oslo_config import cfg
 
 from mdmw.errors import ConfigError
+from mdmw.wire import one_line
 
 #: Options of every section.
 CONFIG_FILE = cfg.ListOpt(
@@ -98,10 +99,10 @@ class ConfigFiles:
             raise ConfigError(f"{place}: option {error.opt_name!r} is required") from None
         except cfg.ConfigFileParseError as error:
             line = _QUOTED_LINE.sub("", str(error))  # it may hold a secret
-            raise ConfigError(f"{place}: {_one_line(line)}") from None
+            raise ConfigError(f"{place}: {_without_location(line)}") from None
         except (cfg.Error, ValueError, OSError) as error:
             where = ", ".join([*self.files, *self.directories])
-            raise ConfigError(f"{place}: {where}: {_one_line(error)}") from None
+            raise ConfigError(f"{place}: {where}: {_without_location(error)}") from None
         return conf
 
 
@@ -137,7 +138,7 @@ def _parse(place: str, opt: cfg.Opt, option: str, text: str) -> Any:
         return _finite(opt.type(text))
     except (ValueError, TypeError) as error:
         shown = "****" if opt.secret else repr(text)
-        why = "not allowed" if opt.secret else _one_line(error)
+        why = "not allowed" if opt.secret else _without_location(error)
         raise ConfigError(f"{place}: option {option!r}: value {shown}: {why}") from None
 
 
@@ -149,7 +150,7 @@ def _from_files(place: str, opt: cfg.Opt, conf: cfg.ConfigOpts, files: ConfigFil
         # oslo.config adds up what several files say; of other options the last file's value counts.
         return next(filter(None, (one.parse(place, [opt])[opt.dest] for one in files.one_by_one())))
     except (cfg.Error, ValueError) as error:
-        why = "the value is not allowed" if opt.secret else _one_line(error)
+        why = "the value is not allowed" if opt.secret else _without_location(error)
         raise ConfigError(f"{place}: option {opt.dest!r}: {why}") from None
 
 
@@ -205,10 +206,10 @@ def _may_be(items: Mapping[str, str], local_conf: Mapping[str, str]) -> bool:
 
 
 def hyphenated(word: str) -> str:
-    """A word of a command line; an option may also be written with underscores."""
+    """A word of a command line, with `--some_option` written as `--some-option`."""
     name, equals, value = word.partition("=")
     return name.replace("_", "-") + equals + value if word.startswith("--") else word
 
 
-def _one_line(error: object) -> str:
-    return _LOCATION.sub(r"\1", " ".join(str(error).split()))
+def _without_location(error: object) -> str:
+    return _LOCATION.sub(r"\1", one_line(str(error)))

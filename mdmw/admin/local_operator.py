@@ -7,7 +7,6 @@ Place: before admin, on a listener whose file only administrators may open.
 """
 
 import socket
-import struct
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
@@ -18,12 +17,12 @@ from mdmw.admin.policy import OPERATOR, Operator
 from mdmw.boundary.peer import connection
 from mdmw.boundary.stage import App, StartResponse
 from mdmw.errors import Forbidden
+from mdmw.identity import peer_credentials
 from mdmw.options import load
 from mdmw.records import Environ
 
 OPTIONS: list[cfg.Opt] = []
 
-_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 _EVERYTHING = {"roles": ["admin"], "system_scope": "all"}
 
 
@@ -49,9 +48,7 @@ def _name(environ: Environ) -> str:
             raise Forbidden("this server does not tell whether that is a unix socket; use gunicorn or uWSGI")
         if sock.family != socket.AF_UNIX:
             raise Forbidden("only a unix socket is trusted; on TCP there must be authtoken")
-        _, uid, _ = _CREDENTIALS.unpack(
-            sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        )
+        uid = peer_credentials(sock).uid
     return f"uid {uid} on the socket"
 
 

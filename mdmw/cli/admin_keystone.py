@@ -11,6 +11,7 @@ from openstack.config import get_cloud_region
 from openstack.exceptions import ConfigException
 
 from mdmw.errors import ConfigError, Unavailable
+from mdmw.wire import one_line
 
 if TYPE_CHECKING:
     from mdmw.cli.admin_api import Exchange
@@ -34,7 +35,7 @@ def over_keystone(cloud: str | None, url: str | None, timeout: float) -> "Iterat
             endpoint_override=url or region.get_endpoint(_SERVICE),
         )
     except (ConfigException, exceptions.ClientException) as error:
-        raise ConfigError(_one_line(error)) from None
+        raise ConfigError(one_line(str(error))) from None
 
     def exchange(method: str, target: str, body: bytes) -> tuple[int, bytes]:
         headers = {"Content-Type": "application/json"} if body else {}
@@ -43,18 +44,14 @@ def over_keystone(cloud: str | None, url: str | None, timeout: float) -> "Iterat
                 target, method, data=body, headers=headers, raise_exc=False, redirect=False, timeout=timeout
             )
         except exceptions.ConnectFailure as error:
-            raise Unavailable(_one_line(error)) from None
+            raise Unavailable(one_line(str(error))) from None
         except exceptions.EndpointNotFound:
             raise ConfigError(
                 f"the catalog of Keystone has no service {_SERVICE}; give --url, or --socket"
             ) from None
         except exceptions.ClientException as error:
-            raise ConfigError(f"Keystone gives no token: {_one_line(error)}") from None
+            raise ConfigError(f"Keystone gives no token: {one_line(str(error))}") from None
         return answer.status_code, answer.content
 
     with session.session:  # closes the connection
         yield exchange
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -362,7 +362,7 @@ def _in_namespaces(
     return Demo(home, inventory, processes, ask, site.guests, hints)
 
 
-def _listen(control: Path, listeners: Sequence[sandbox.Listener]) -> None:
+def _listen(control: Path, listeners: Sequence[sandbox.SandboxListener]) -> None:
     """Tell mdmw-node where to listen; raises `ControlError`."""
     wanted = [
         [one.namespace, [one.address, one.port, None], [one.scope.kind, one.scope.id]] for one in listeners

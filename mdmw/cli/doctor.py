@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdmw.cli.common import add_json
-from mdmw.cli.node import add_source, given
+from mdmw.cli.node_source import add_source, given
 from mdmw.errors import BadRequest, ConfigError
 from mdmw.records import Scope, is_uuid, normalise_address
 from mdmw.wire import printable

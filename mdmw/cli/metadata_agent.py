@@ -29,6 +29,7 @@ from mdmw.errors import ConfigError
 from mdmw.identity import Identity, identity_of, own_identity
 from mdmw.resolvers.shared import GROUP_DIRECTORY
 from mdmw.resolvers.state_report import start_reporting
+from mdmw.wire import one_line
 from mdmw.wsgi import pipelines
 
 #: What `metadata_proxy_socket_mode` may be, beside `DEDUCE`. To connect one needs permission to write.
@@ -252,7 +253,7 @@ def _socket_path(settings: SimpleNamespace) -> str:
     try:
         return str(conf.metadata_proxy_socket)
     except cfg.Error as error:
-        raise options.refuse(settings, "metadata_proxy_socket", " ".join(str(error).split())) from None
+        raise options.refuse(settings, "metadata_proxy_socket", one_line(str(error))) from None
 
 
 def _listen(settings: SimpleNamespace, agent: Identity) -> AgentSocket:

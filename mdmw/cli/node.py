@@ -1,76 +1,109 @@
-"""`mdmw node plan|apply|remove|list|status|detach`: what namespaces of this host need, and have served."""
+"""`mdmw node plan|apply|remove|list|status|detach`: plan and apply what a node needs, and ask mdmw-node."""
 
 import argparse
 import datetime
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mdmw.cli.common import add_json, table
+from mdmw.cli.node_source import add_source
 from mdmw.errors import ConfigError
 from mdmw.node.channel import Message, to_bind, to_scope
-from mdmw.node.control import ask_again, called
+from mdmw.node.control import DEFAULT_PATH, ask_again, called
 
 
-def add_source(parser: argparse._ActionsContainer) -> None:
-    """`--file`, `--config-file` and `--set`, for `given`."""
-    parser.add_argument("--file", metavar="FILE", help="inventory that says what there is, without Neutron")
-    parser.add_argument(
-        "--config-file",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="options, as in Neutron's dhcp_agent.ini and l3_agent.ini; may be repeated, the last wins",
+def add_parser(commands: Any) -> None:
+    """Add `mdmw node ACTION`."""
+    parser = commands.add_parser(
+        "node",
+        help="plan and apply what the namespaces of a network node need; ask mdmw-node",
+        description="Plan and apply what the namespaces of this host need so that guests get metadata: "
+        "addresses, routes, packet-filter rules and DHCP. Or ask the running mdmw-node, which serves the "
+        "guests.",
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option, before those of the files; may be repeated",
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    plan = actions.add_parser(
+        "plan",
+        help="print the plan, and what must be changed",
+        description="Print what each namespace needs, and the changes that `mdmw node apply` would make. "
+        "Nothing is changed. Without root, the command names the namespaces that it cannot inspect. Exit "
+        "status: 0 nothing must be changed, 1 something must be changed.",
     )
+    add_source(plan)
+    add_json(plan)
+    plan.set_defaults(run=_command("show"))
+    apply = actions.add_parser(
+        "apply",
+        help="change the host until it is as planned",
+        description="Make the changes that `mdmw node plan` prints, and print each change. A second run "
+        "changes nothing, and says so. Exit status: 0 the host is as planned, 1 a change could not be made.",
+    )
+    add_source(apply)
+    apply.add_argument(
+        "--once", action="store_true", required=True, help="apply once and end; mdmw-node applies for ever"
+    )
+    apply.set_defaults(run=_command("apply"))
+    remove = actions.add_parser(
+        "remove",
+        help="remove all that mdmw made on this host",
+        description="Remove all that `mdmw node apply` and mdmw-node made on this host, and print each "
+        "change. Neutron is not asked. Exit status: 0 nothing is left, 1 a change could not be made.",
+    )
+    add_source(remove)
+    remove.set_defaults(run=_command("remove"))
+    _add_questions(actions)
 
 
-def given(arguments: argparse.Namespace) -> Mapping[str, str]:
-    """The options by name; raises `ConfigError`."""
-    options = {"config_file": ",".join(arguments.config_file)} if arguments.config_file else {}
-    for word in arguments.set:
-        name, equals, value = word.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {name}: NAME=VALUE is allowed")
-        options[name] = value
-    if arguments.file:
-        options["inventory"] = arguments.file
-    return options
-
-
-_SOCKET = "/run/mdmw/node.sock"
-
-
-def add_actions(actions: Any) -> None:
-    """The actions, into those of `mdmw node`."""
+def _add_questions(actions: Any) -> None:
+    """The actions that ask the running mdmw-node."""
     listing = actions.add_parser(
         "list",
-        help="what the running mdmw-node listens to",
-        description="Each listener of the running mdmw-node: whose it is, since when, and the connections "
-        "that its workers have accepted and have open.",
+        help="list the listeners of the running mdmw-node",
+        description="List the listeners of the running mdmw-node: the network or router that each is for, "
+        "the time at which it was opened, the connections that the workers have accepted, and the "
+        "connections that are open.",
     )
     status = actions.add_parser(
-        "status", help="how the running mdmw-node is", description="How the running mdmw-node is."
+        "status",
+        help="show the state of the running mdmw-node",
+        description="Show the state of the running mdmw-node: its process id, its start, the numbers of its "
+        "listeners, attachments and workers, and the problems with its plan.",
     )
     detach = actions.add_parser(
         "detach",
-        help="no longer serve what mdmw-haproxy attached",
-        description="No longer listen for an attachment. Its process goes on; Neutron notices nothing.",
+        help="stop serving a namespace that mdmw-haproxy attached",
+        description="Close the listeners of a namespace that mdmw-haproxy attached. The process that "
+        "Neutron's agent watches goes on, so the agent notices nothing.",
     )
     detach.add_argument("name", help="id of the network or router")
     for parser, run in ((listing, _list), (status, _status), (detach, _detach)):
-        parser.add_argument("--socket", metavar="PATH", default=_SOCKET, help="default: %(default)s")
+        parser.add_argument(
+            "--socket",
+            metavar="PATH",
+            default=DEFAULT_PATH,
+            help="control socket of mdmw-node; default: %(default)s",
+        )
         parser.set_defaults(run=run)
     add_json(listing)
     add_json(status)
+
+
+def _command(name: str) -> Callable[[argparse.Namespace, argparse.ArgumentParser], int]:
+    """A function of `mdmw.cli.node_commands`, whose libraries only network nodes have installed."""
+
+    def run(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> int:
+        try:
+            from mdmw.cli import node_commands
+
+            status: int = getattr(node_commands, name)(arguments)
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"{error.name} is not installed; install mdmw[node]") from None
+        return status
+
+    return run
 
 
 def _list(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> int:
@@ -107,71 +140,18 @@ def _status(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> 
 
 def _detach(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> int:
     def ask() -> None:
-        with called(Path(arguments.socket)) as caller:
-            caller.tell("detach", name=arguments.name)
+        with called(Path(arguments.socket)) as client:
+            client.tell("detach", name=arguments.name)
 
     ask_again(ask)
     return 0
 
 
 def _ask(arguments: argparse.Namespace, kind: str) -> list[Message]:
-    """The answer; raises `ControlError`, which says when nobody is there."""
-    with called(Path(arguments.socket)) as caller:
-        return list(caller.ask(kind))
+    """The answer of mdmw-node; raises `ControlError`."""
+    with called(Path(arguments.socket)) as client:
+        return list(client.ask(kind))
 
 
 def _time(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")
-
-
-def add_parser(commands: Any) -> None:
-    """`mdmw node ACTION`."""
-    parser = commands.add_parser(
-        "node",
-        help="plan and apply what the namespaces of a network node need; ask mdmw-node",
-        description="Addresses, routes, rules and DHCP, so that 169.254.169.254 answers; and mdmw-node, that "
-        "answers there.",
-    )
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    show = actions.add_parser(
-        "plan",
-        help="print the plan, and what is not so yet",
-        description="Print what must be there and what would be done, without touching anything. Without "
-        "root it says what it could not see. Status 0: all is so; 1: something is to be done.",
-    )
-    add_source(show)
-    add_json(show)
-    show.set_defaults(run=_command("show"))
-    apply = actions.add_parser(
-        "apply",
-        help="make it so",
-        description="Make it so, and print what was done. A second run does nothing, and says so. Status 1: "
-        "not all of it could be done.",
-    )
-    add_source(apply)
-    apply.add_argument("--once", action="store_true", required=True, help="once; mdmw-node does it for ever")
-    apply.set_defaults(run=_command("apply"))
-    remove = actions.add_parser(
-        "remove",
-        help="take away all that was made",
-        description="Take away all that `mdmw node apply` and mdmw-node made here, and print what was done. "
-        "Neutron is not asked. Status 1: not all of it could be done.",
-    )
-    add_source(remove)
-    remove.set_defaults(run=_command("remove"))
-    add_actions(actions)
-
-
-def _command(name: str) -> Callable[[argparse.Namespace, argparse.ArgumentParser], int]:
-    """A function of `mdmw.cli.node_commands`, which needs what only network nodes have installed."""
-
-    def run(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> int:
-        try:
-            from mdmw.cli import node_commands
-
-            status: int = getattr(node_commands, name)(arguments)
-        except ModuleNotFoundError as error:
-            raise ConfigError(f"{error.name} is not installed; install mdmw[node]") from None
-        return status
-
-    return run

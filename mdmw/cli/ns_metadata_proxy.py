@@ -4,7 +4,6 @@ Runs the pipeline `proxy` of etc/ns-metadata-proxy.ini, in one process, in the n
 """
 
 import contextlib
-import fcntl
 import os
 import socket
 import sys
@@ -23,6 +22,7 @@ from mdmw.cli.common import DaemonParser
 from mdmw.cli.on_gunicorn import OneProcess
 from mdmw.errors import ConfigError
 from mdmw.identity import identity_of
+from mdmw.locking import try_lock
 from mdmw.wsgi import pipelines
 
 _MODE = 0o644
@@ -61,10 +61,8 @@ class PidFile:
         while True:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _MODE)
             self._descriptor = descriptor
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise self._taken() from None
+            if not try_lock(descriptor):
+                raise self._taken()
             if self._path.exists() and self._path.stat().st_ino == os.fstat(descriptor).st_ino:
                 return descriptor
             os.close(descriptor)  # its owner removed it at this moment

@@ -28,6 +28,7 @@ from mdmw.errors import ConfigError
 from mdmw.identity import Identity, become
 from mdmw.observe import introspection
 from mdmw.observe.logs import FORMAT
+from mdmw.wire import one_line
 from mdmw.wsgi.pipelines import SWITCH_INTERVAL
 from mdmw.wsgi.process import by_master
 
@@ -60,7 +61,7 @@ def start_log(settings: SimpleNamespace, name: str, watch: bool = True) -> None:
             return
         handler = _handler(settings, name, watch)
     except (OSError, ValueError, KeyError, RuntimeError, configparser.Error) as error:
-        raise ConfigError(f"the log cannot be opened: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"the log cannot be opened: {one_line(str(error))}") from None
     handler.setFormatter(logging.Formatter(FORMAT, settings.log_date_format))
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -19,7 +19,7 @@ from mdmw import options
 from mdmw.doctor.processes import Process, listening_process
 from mdmw.filters import agent_forward
 from mdmw.node.channel import Message
-from mdmw.node.control import Absent, ControlError, called
+from mdmw.node.control import ControlError, KeeperAbsent, called
 from mdmw.records import Scope
 from mdmw.wsgi import pipelines
 from mdmw.wsgi.pipelines import Stage
@@ -99,7 +99,7 @@ def find_node_daemon(question: Question) -> NodeDaemon:
             files = _named_by(process, question) if process else files
             status, *problems = keeper.ask("status")
             listeners = tuple(keeper.ask("list"))
-    except Absent:
+    except KeeperAbsent:
         if (question.run_dir / "attached").is_dir() or control.exists():
             return NodeDaemon("down", **files)
         # Without an inventory, options of a source may be meant for Neutron's agents alone.

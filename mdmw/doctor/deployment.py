@@ -20,7 +20,7 @@ from mdmw.doctor.processes import listening_process
 from mdmw.errors import Unavailable
 from mdmw.node import settings
 from mdmw.node.plan import Plan, plan
-from mdmw.node.settings import Node
+from mdmw.node.settings import NodeSettings
 from mdmw.wsgi.pipelines import Stage
 
 _PLAN_WITHIN = "0.8"  # seconds
@@ -37,7 +37,7 @@ class Deployment:
 
     question: Question
     node: NodeDaemon
-    planning: Node | None
+    planning: NodeSettings | None
     namespaces: Sequence[GuestNamespace]
     stages: Sequence[Stage]
     sockets: Sequence[Path]
@@ -88,14 +88,14 @@ def find_deployment(question: Question, is_root: bool, results: Results) -> Depl
     )
 
 
-def _planning(node: NodeDaemon, results: Results) -> Node | None:
+def _planning(node: NodeDaemon, results: Results) -> NodeSettings | None:
     if not node.source:
         return None
     limits = {"neutron_timeout": _PLAN_WITHIN, "neutron_total_timeout": _PLAN_WITHIN}
     return results.read(lambda: settings.load({**node.source, **limits}), None)
 
 
-def _current_plan(planning: Node, results: Results) -> Plan | None:
+def _current_plan(planning: NodeSettings, results: Results) -> Plan | None:
     """The plan of this moment, made as mdmw-node makes it; None after a fault, which becomes a finding."""
     try:
         return results.read(lambda: plan(planning.view(), planning.options), None)

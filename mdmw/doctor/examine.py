@@ -22,8 +22,8 @@ from mdmw.doctor.nova import NovaAccess
 from mdmw.doctor.parallel import run_in_parallel
 from mdmw.doctor.processes import Process, listening_process, socket_holders
 from mdmw.errors import RequestError
+from mdmw.node.desired import Places
 from mdmw.node.namespaces import Bind
-from mdmw.node.programs import Places
 from mdmw.records import Scope
 from mdmw.upstream.address import Address
 from mdmw.upstream.exchange import Answer, Upstream
@@ -31,7 +31,7 @@ from mdmw.wire import source_headers
 
 #: Programs that serve a namespace for Neutron's agents; their command lines have the id (P-12).
 _PROXIES = ("haproxy", "ns-metadata-proxy")
-_NODE = ("mdmw-node", "mdmw.cli.node_", "node_daemon")
+_NODE = ("mdmw-node", "mdmw.node.", "node_daemon")
 _MOST_LISTED = 5  # namespaces that are listed one by one
 _MOST_SCOPES = 20  # whose guests are asked for, if the question names no network
 _FOR_LISTENERS = 0.3  # seconds that stay for `_check_listeners`

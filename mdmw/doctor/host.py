@@ -11,6 +11,7 @@ from mdmw.doctor.configuration import NodeDaemon
 from mdmw.doctor.findings import Finding
 from mdmw.doctor.processes import Process, children, connect_obstacle, listening_process, open_files
 from mdmw.node import namespaces, network_state
+from mdmw.node.workers import PRELOADER
 
 ANSWER_WITHIN = 0.7  # seconds, for a process of this host
 #: Not HTTP: a server refuses these bytes itself, and asks no upstream.
@@ -32,7 +33,7 @@ _RESTART_AGENT = (
 def workers(node: NodeDaemon) -> list[Process]:
     """The processes of mdmw-node that serve guests; each is a child of a preloader."""
     keeper = node.process
-    preloaders = [one for one in children(keeper.pid) if one.mentions("node_worker")] if keeper else []
+    preloaders = [one for one in children(keeper.pid) if one.mentions(PRELOADER)] if keeper else []
     return [worker for preloader in preloaders for worker in children(preloader.pid)]
 
 

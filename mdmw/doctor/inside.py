@@ -20,11 +20,11 @@ from mdmw.doctor.host import ANSWER_WITHIN, NOT_HTTP, check_conntrack
 from mdmw.doctor.namespaces import GuestNamespace
 from mdmw.doctor.processes import ListeningSocket, listening_sockets, refused_connections
 from mdmw.node import actions, network_state
+from mdmw.node.desired import Places
 from mdmw.node.difference import difference
 from mdmw.node.inspect import command_line, observe, process_id
 from mdmw.node.namespaces import Bind, CommandError
-from mdmw.node.network_state import Device
-from mdmw.node.programs import Places
+from mdmw.node.network_state import NetworkDevice
 from mdmw.records import METADATA_ADDRESS, METADATA_ADDRESS_V6
 
 _SO_MARK = 36  # asm-generic/socket.h
@@ -36,7 +36,7 @@ _GUEST_DEVICES = {"qdhcp-": ("tap", "ns-"), "qrouter-": ("qr-",)}
 #: Action of the plan -> kind of the finding. Other actions only clean up.
 _KIND_OF_ACTION: dict[type[actions.Action], str] = {
     actions.MakeNamespace: "namespace-missing",
-    actions.MakeCable: "device-missing",
+    actions.MakeWire: "device-missing",
     actions.Attach: "device-down",
     actions.BringUp: "device-down",
     actions.SetSysctl: "sysctl",
@@ -100,7 +100,7 @@ class NamespaceCheck:
 def check_namespace(namespace: GuestNamespace, context: Context) -> NamespaceCheck:
     """Check one namespace; raises OSError and `CommandError`."""
     check = NamespaceCheck(namespace)
-    if not network_state.is_whole(namespace.name):
+    if not network_state.is_namespace(namespace.name):
         what = _WRONG["namespace-missing"]
         check.findings.append(_finding(namespace, context, "namespace-missing", what, "ip netns list"))
         return check
@@ -160,12 +160,12 @@ def _check_inside(check: NamespaceCheck, context: Context) -> None:
     check.findings += check_conntrack(namespace.name)
 
 
-def _addresses(devices: Mapping[str, Device]) -> set[str]:
+def _addresses(devices: Mapping[str, NetworkDevice]) -> set[str]:
     return {one.text.partition("/")[0] for device in devices.values() for one in device.addresses}
 
 
 def _compared_with_neutron(
-    check: NamespaceCheck, devices: Mapping[str, Device], context: Context
+    check: NamespaceCheck, devices: Mapping[str, NetworkDevice], context: Context
 ) -> Iterator[Finding]:
     """Without a plan: devices, addresses, rules and DHCP as Neutron's agents make them."""
     namespace, name = check.namespace, check.namespace.name

@@ -5,25 +5,17 @@ of Neutron's agents.
 """
 
 import ipaddress
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mdmw.doctor.configuration import NodeDaemon, Question
-from mdmw.node import network_state
+from mdmw.node import haproxy_file, network_state
 from mdmw.node.channel import to_bind, to_scope
+from mdmw.node.desired import DesiredState, Places, desired_states
 from mdmw.node.namespaces import Bind
 from mdmw.node.plan import METADATA_PORT, DhcpPlan, Plan, RouterPlan
-from mdmw.node.programs import Places, Wanted, wanted
 from mdmw.records import METADATA_ADDRESS, Scope, is_uuid
-
-_BIND = re.compile(r"\s*bind\s+(\S*):([0-9]+)(?:\s+interface\s+(\S+))?")
-_ID = re.compile(
-    r"\s*http-request\s+(?:set|add)-header\s+X-(?:Neutron|Quantum|OVN)-(Network|Router)-ID\s+(\S+)"
-)
-_SERVER = re.compile(r"\s*server\s+\S+\s+(/\S+)")
-_IDENTITY = re.compile(r"\s*(user|group)\s+(\S+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +30,7 @@ class GuestNamespace:
     scope: Scope
     binds: tuple[Bind, ...]
     named_by: str
-    wanted: Wanted | None = None
+    wanted: DesiredState | None = None
 
     @property
     def is_of_router(self) -> bool:
@@ -63,7 +55,7 @@ class HaproxyFile:
 
 def of_plan(plan: Plan, places: Places) -> Iterator[GuestNamespace]:
     """The namespaces of the plan. A network that a router serves has no binds in its own namespace."""
-    needed = wanted(plan, places)
+    needed = desired_states(plan, places)
     plans: list[tuple[DhcpPlan | RouterPlan, Scope]] = [
         *((one, Scope("network", one.network_id)) for one in plan.dhcp),
         *((one, Scope("router", one.router_id)) for one in plan.routers),
@@ -88,23 +80,17 @@ def haproxy_files(state_path: Path) -> Iterator[HaproxyFile]:
     """The files in `ns-metadata-proxy` that Neutron's agents wrote (P-10)."""
     for path in sorted((state_path / "ns-metadata-proxy").glob("*.conf")):
         try:
-            lines = path.read_text(errors="replace").splitlines()
+            file = haproxy_file.parse(path.read_text(errors="replace"))
         except FileNotFoundError:  # the agent deleted the file meanwhile
             continue
-        ids = {(found[1].lower(), found[2]) for found in filter(None, map(_ID.match, lines))}
-        binds = tuple(
-            Bind(found[1].strip("[]*") or "0.0.0.0", int(found[2]), found[3])  # noqa: S104 - what haproxy means
-            for found in filter(None, map(_BIND.match, lines))
-        )
-        identity = {found[1]: found[2] for found in filter(None, map(_IDENTITY.match, lines))}
-        agents = [Path(found[1]) for found in filter(None, map(_SERVER.match, lines))]
-        for kind, text in ids:
+        at_metadata_port = METADATA_PORT in {bind.port for bind in file.binds}
+        for kind, text in sorted(file.ids):
             # Spec 4.9: a router at port 80 is served in the namespace of a network, which no file names.
-            if is_uuid(text) and not (kind == "router" and METADATA_PORT in {bind.port for bind in binds}):
+            if is_uuid(text) and not (kind == "router" and at_metadata_port):
                 scope = Scope("router" if kind == "router" else "network", text)
-                namespace = GuestNamespace(neutron_name(scope), scope, binds, "haproxy")
-                agent = next(iter(agents), None)
-                yield HaproxyFile(namespace, agent, identity.get("user", ""), identity.get("group", ""))
+                namespace = GuestNamespace(neutron_name(scope), scope, file.binds, "haproxy")
+                agent = Path(file.agent_socket) if file.agent_socket else None
+                yield HaproxyFile(namespace, agent, file.user, file.group)
 
 
 def neutron_name(scope: Scope) -> str:

@@ -10,12 +10,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from mdmw.identity import peer_credentials
+
 _PROC = Path("/proc")
 _NET = Path("/proc/thread-self/net")
 _TABLES = {"tcp": socket.AF_INET, "tcp6": socket.AF_INET6}
 _LISTEN = "0A"  # include/net/tcp_states.h
 _ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - only compared with
-_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +176,7 @@ def listening_process(path: Path, kind: socket.SocketKind = socket.SOCK_STREAM) 
         sock.setblocking(False)
         with contextlib.suppress(OSError):
             sock.connect(str(path))
-            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-            return read_process(_CREDENTIALS.unpack(credentials)[0])
+            return read_process(peer_credentials(sock).pid)
     return None
 
 

@@ -1,27 +1,23 @@
-"""What can be done to a node, as values: `difference` makes them, `apply` does them.
+"""The changes that can be made to a node, as values. `difference` makes the values, `apply` does the changes.
 
-Each prints as one line. Doing one again does no harm, so that a crash at any point heals
-on the next run.
+`str` of an action is one line for the log. An action may be done twice without harm, so that the next run
+repairs what a crash at any point has left.
 """
 
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Literal
 
-from mdmw.node.plan import Wire
-from mdmw.node.rules import RouterRules
-
-Firewall = Literal["nftables", "iptables"]
-FIREWALLS: tuple[Firewall, ...] = ("nftables", "iptables")
+from mdmw.node.desired import Firewall
+from mdmw.node.plan import RouterRules, Wire
 
 
 @dataclass(frozen=True, slots=True)
-class Ours:
-    """What mdmw made in and for a namespace, kept in a file so that it can be taken away again.
+class Marker:
+    """What mdmw made in and for a namespace. A file keeps it, so that mdmw can remove its things again.
 
-    `things` are words: "namespace", "device NAME" (on the host), "address DEVICE ADDRESS",
-    "rules FIREWALL", "options", "dnsmasq", "radvd". `lost_ipv6` is when another node was found to have
-    the IPv6 metadata address of the network, in seconds since 1970.
+    `things` are words: "namespace", "device NAME" (on the host), "address DEVICE ADDRESS", "rules FIREWALL",
+    "options", "dnsmasq", "radvd". `lost_ipv6` is when another node was found to have the IPv6 metadata
+    address of the network, in seconds since 1970.
     """
 
     things: frozenset[str] = frozenset()
@@ -29,19 +25,19 @@ class Ours:
 
 
 @dataclass(frozen=True, slots=True)
-class Remember:
-    """Done before anything is made, and after everything is taken away."""
+class WriteMarker:
+    """Record what mdmw made: before anything is made, and after everything is removed."""
 
     namespace: str
-    ours: Ours
+    marker: Marker
 
     def __str__(self) -> str:
-        return f"{self.namespace}: remember as made here: {', '.join(sorted(self.ours.things)) or 'nothing'}"
+        return f"{self.namespace}: record as made here: {', '.join(sorted(self.marker.things)) or 'nothing'}"
 
 
 @dataclass(frozen=True, slots=True)
 class MakeNamespace:
-    """`ip netns add`, and `lo` up."""
+    """Make a named namespace, and bring its `lo` up."""
 
     namespace: str
 
@@ -51,7 +47,7 @@ class MakeNamespace:
 
 @dataclass(frozen=True, slots=True)
 class RemoveNamespace:
-    """`ip netns delete`."""
+    """Remove the name of a namespace."""
 
     namespace: str
 
@@ -60,42 +56,42 @@ class RemoveNamespace:
 
 
 @dataclass(frozen=True, slots=True)
-class MakeCable:
-    """A pair of veth devices from the namespace to a bridge."""
+class MakeWire:
+    """Make a veth pair from the namespace to a bridge."""
 
     namespace: str
     wire: Wire
 
     def __str__(self) -> str:
-        return f"{self.namespace}: make {self.wire.device}, a cable to {self.wire.bridge}"
+        return f"{self.namespace}: make {self.wire.device}, connected to {self.wire.bridge}"
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveDevice:
-    """A device of the host, and with it the end in the namespace."""
+    """Remove a device of the host, and with it its other end in the namespace."""
 
     namespace: str
     device: str
 
     def __str__(self) -> str:
-        return f"{self.namespace}: remove {self.device} of the host"
+        return f"{self.namespace}: remove {self.device} from the host"
 
 
 @dataclass(frozen=True, slots=True)
 class Attach:
-    """A device of the host becomes a port of a bridge, and goes up."""
+    """Make a device of the host a port of a bridge, and bring it up."""
 
     namespace: str
     device: str
     bridge: str
 
     def __str__(self) -> str:
-        return f"{self.namespace}: attach {self.device} of the host to {self.bridge}"
+        return f"{self.namespace}: attach {self.device} on the host to {self.bridge}"
 
 
 @dataclass(frozen=True, slots=True)
 class BringUp:
-    """A device goes up."""
+    """Bring a device up."""
 
     namespace: str
     device: str
@@ -106,7 +102,7 @@ class BringUp:
 
 @dataclass(frozen=True, slots=True)
 class SetSysctl:
-    """A value below /proc/sys/net."""
+    """Set a value below /proc/sys/net."""
 
     namespace: str
     name: str
@@ -118,7 +114,7 @@ class SetSysctl:
 
 @dataclass(frozen=True, slots=True)
 class AddAddress:
-    """An address with prefix length."""
+    """Add an address with prefix length to a device."""
 
     namespace: str
     device: str
@@ -130,7 +126,7 @@ class AddAddress:
 
 @dataclass(frozen=True, slots=True)
 class RemoveAddress:
-    """P-5, and 4.8 for `duplicate`: another node on this network has it."""
+    """Remove an address (P-5); with `duplicate` because another node on the network has it (spec 4.8)."""
 
     namespace: str
     device: str
@@ -138,25 +134,25 @@ class RemoveAddress:
     duplicate: bool = False
 
     def __str__(self) -> str:
-        why = ", which is another node's on this network; IPv4 goes on" if self.duplicate else ""
+        why = ", because another node on this network has it; IPv4 goes on" if self.duplicate else ""
         return f"{self.namespace}: remove {self.address} from {self.device}{why}"
 
 
 @dataclass(frozen=True, slots=True)
 class AddRoute:
-    """The default route of an IP version (P-6)."""
+    """Add the default route of an IP version (P-6)."""
 
     namespace: str
     device: str
     gateway: str
 
     def __str__(self) -> str:
-        return f"{self.namespace}: default route through {self.gateway} on {self.device}"
+        return f"{self.namespace}: add the default route through {self.gateway} on {self.device}"
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveRoute:
-    """The default route of an IP version."""
+    """Remove the default route of an IP version."""
 
     namespace: str
     device: str
@@ -168,7 +164,7 @@ class RemoveRoute:
 
 @dataclass(frozen=True, slots=True)
 class SetRules:
-    """All rules of ours, as one transaction."""
+    """Replace all packet-filter rules of mdmw."""
 
     namespace: str
     firewall: Firewall
@@ -180,7 +176,7 @@ class SetRules:
 
 @dataclass(frozen=True, slots=True)
 class RemoveRules:
-    """All rules of ours."""
+    """Remove all packet-filter rules of mdmw."""
 
     namespace: str
     firewall: Firewall
@@ -191,7 +187,7 @@ class RemoveRules:
 
 @dataclass(frozen=True, slots=True)
 class WriteFile:
-    """A file that is either the old or the new one, whatever happens."""
+    """Write a file. After a crash the file is either the old or the new one."""
 
     namespace: str
     path: Path
@@ -203,7 +199,7 @@ class WriteFile:
 
 @dataclass(frozen=True, slots=True)
 class RemoveFiles:
-    """A directory of ours."""
+    """Remove a directory of mdmw with its files."""
 
     namespace: str
     path: Path
@@ -214,7 +210,7 @@ class RemoveFiles:
 
 @dataclass(frozen=True, slots=True)
 class StartProgram:
-    """A program in the namespace, with its pid file."""
+    """Start a program in the namespace."""
 
     namespace: str
     argv: tuple[str, ...]
@@ -225,7 +221,7 @@ class StartProgram:
 
 @dataclass(frozen=True, slots=True)
 class StopProgram:
-    """The process that has this command line; its id is looked up in the pid file again."""
+    """End the process in the pid file, if it has this command line."""
 
     namespace: str
     pid_file: Path
@@ -237,7 +233,7 @@ class StopProgram:
 
 @dataclass(frozen=True, slots=True)
 class ReloadProgram:
-    """SIGHUP: the program reads its files again."""
+    """Send SIGHUP to the process in the pid file, if it has this command line: it reads its files again."""
 
     namespace: str
     pid_file: Path
@@ -252,10 +248,10 @@ def _name(argv: tuple[str, ...]) -> str:
 
 
 Action = (
-    Remember
+    WriteMarker
     | MakeNamespace
     | RemoveNamespace
-    | MakeCable
+    | MakeWire
     | RemoveDevice
     | Attach
     | BringUp

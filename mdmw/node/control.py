@@ -1,61 +1,91 @@
-"""The control socket: what root can ask of the keeper, and where a new keeper takes over from an old one."""
+"""The control socket of the keeper, both ends: `Control` for the keeper, `KeeperClient` for its callers.
+
+Only root is heard. A new keeper uses this socket to take over from the keeper that runs.
+"""
 
 import collections
 import contextlib
 import logging
 import os
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from mdmw.errors import MdmwError
-from mdmw.node.channel import FROM_CONTROL, TO_CONTROL, Channel, ChannelError, Ended, Message, enlarge
+from mdmw.identity import peer_credentials
+from mdmw.node.channel import (
+    FROM_CONTROL,
+    TO_CONTROL,
+    Channel,
+    ChannelError,
+    Ended,
+    Message,
+    as_line,
+    enlarge,
+)
 from mdmw.node.loop import Loop
 
 LOG = logging.getLogger(__name__)
 
+#: Where the socket is, unless an option says otherwise.
+DEFAULT_PATH = "/run/mdmw/node.sock"
 _BACKLOG = 128
-_NOBODY_ELSE = 0o177
-_CREDENTIALS = struct.Struct("3i")
-_PATIENCE = 10.0
-_AGAIN_EVERY = 0.1
+_NOBODY_ELSE = 0o177  # umask
+_PATIENCE = 10.0  # seconds
+_AGAIN_EVERY = 0.1  # seconds
 
 
 class ControlError(MdmwError):
-    """The keeper is not there, or said no; one line."""
+    """The keeper did not answer, or it refused; the text is one line."""
 
 
-class Absent(ControlError):
-    """No keeper is there."""
+class KeeperAbsent(ControlError):
+    """No keeper listens on the socket."""
 
 
-class Again(ControlError):
-    """Ask once more, of the keeper that is there then."""
+class TakingOver(ControlError):
+    """Another keeper is taking over: ask once more."""
 
 
 class Handler(Protocol):
-    """Who acts on messages."""
+    """The keeper, which acts on the messages of callers."""
 
     def obey(self, session: "Session", message: Message) -> None:
-        """Act, and answer; raises `MdmwError` and OSError to refuse."""
+        """Act on a message and answer it; raises `MdmwError` or OSError to refuse it."""
 
     def session_ended(self, session: "Session") -> None:
-        """The caller has gone."""
+        """The caller has closed its end."""
 
 
 class Control:
-    """Listens at `path`, in the place of what is there."""
+    """The keeper's end: listens at `path`, and replaces a socket that is there. Raises OSError."""
 
     def __init__(self, loop: Loop, path: Path, handler: Handler) -> None:
         self._loop = loop
         self._path = path
         self._handler = handler
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._sock.setblocking(False)
-        temporary = path.with_suffix(".new")
+        try:
+            self._sock.setblocking(False)
+            self._inode = self._bind()
+            loop.watch(self._sock.fileno(), self._accept)
+        except OSError:
+            self._sock.close()
+            raise
+
+    def close(self) -> None:
+        """Listen no more. The file goes too, unless it is that of a newer keeper."""
+        self._loop.forget(self._sock.fileno())
+        self._sock.close()
+        with contextlib.suppress(OSError):
+            if self._path.stat().st_ino == self._inode:
+                self._path.unlink()
+
+    def _bind(self) -> int:
+        """Listen; the inode of the file."""
+        temporary = self._path.with_suffix(".new")
         temporary.unlink(missing_ok=True)
         umask = os.umask(_NOBODY_ELSE)
         try:
@@ -63,32 +93,29 @@ class Control:
         finally:
             os.umask(umask)
         self._sock.listen(_BACKLOG)
-        temporary.replace(path)
-        self._inode = path.stat().st_ino
-        loop.watch(self._sock.fileno(), self._accept)
-
-    def close(self) -> None:
-        """Listen no more, and remove the file, unless a new keeper's is in its place."""
-        self._loop.forget(self._sock.fileno())
-        self._sock.close()
-        with contextlib.suppress(OSError):
-            if self._path.stat().st_ino == self._inode:
-                self._path.unlink()
+        temporary.replace(self._path)
+        return self._path.stat().st_ino
 
     def _accept(self) -> None:
         try:
             sock, _ = self._sock.accept()
         except OSError:
             return
-        if not _is_root(sock):
-            LOG.warning("%s: a caller that is not root", self._path)
-            sock.close()
-            return
-        Session(self._loop, sock, self._handler)
+        try:
+            if peer_credentials(sock).uid == 0:
+                Session(self._loop, sock, self._handler)
+                return
+            LOG.warning("%s: a caller that is not root is refused", self._path)
+        except OSError as error:
+            LOG.warning("%s: a caller cannot be heard: %s", self._path, error)
+        sock.close()
 
 
 class Session:
-    """One caller, who may ask several things; answers wait until it reads them."""
+    """One caller, which may ask several things. Answers wait here until the caller reads them.
+
+    The constructor raises OSError.
+    """
 
     def __init__(self, loop: Loop, sock: socket.socket, handler: Handler) -> None:
         sock.setblocking(False)
@@ -100,13 +127,13 @@ class Session:
         loop.watch(sock.fileno(), self._hear)
 
     def answer(self, kind: str, descriptors: Sequence[int] = (), **fields: Any) -> None:
-        """Say something; the descriptors must stay open until it is said."""
+        """Send a message, at once or later. The descriptors must stay open until then."""
         if self._channel.sock.fileno() >= 0:
             self._answers.append((kind, descriptors, fields))
             self._flush()
 
     def end(self) -> None:
-        """Close."""
+        """Close this end; safe to call twice."""
         if self._channel.sock.fileno() >= 0:
             self._loop.forget(self._channel.sock.fileno())
             self._channel.close()
@@ -132,74 +159,75 @@ class Session:
             return
         except (ChannelError, OSError) as error:
             if not isinstance(error, Ended):
-                LOG.warning("a caller is hung up on: %s", error)
+                LOG.warning("the connection of a caller is closed: %s", error)
             self.end()
             return
         try:
             self._handler.obey(self, message)
         except (MdmwError, OSError) as error:
-            self.answer("refused", why=" ".join(str(error).split())[:1999])
+            self.answer("refused", why=as_line(str(error)))
         finally:
             for descriptor in message.descriptors:
                 with contextlib.suppress(OSError):
                     os.close(descriptor)
 
 
-# --- the other side ---------------------------------------------------------------------
+# --- the callers' end -------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def called(path: Path, patience: float = _PATIENCE) -> Iterator["Caller"]:
-    """A connection to the keeper; raises `ControlError`."""
+def called(path: Path, patience: float = _PATIENCE) -> Iterator["KeeperClient"]:
+    """A connection to the keeper at `path`; raises `ControlError`.
+
+    `patience` is the most seconds that one message may take.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         sock.settimeout(patience)
         try:
             sock.connect(str(path))
         except OSError as error:
-            raise Absent(f"{path}: no keeper is there: {error.strerror}") from None
-        if not _is_root(sock):
-            raise ControlError(f"{path}: is not root's")
-        yield Caller(Channel(sock, FROM_CONTROL))
+            raise KeeperAbsent(f"{path}: no keeper is there: {error.strerror}") from None
+        if peer_credentials(sock).uid != 0:
+            raise ControlError(f"{path}: the process that listens there is not root's")
+        yield KeeperClient(Channel(sock, FROM_CONTROL))
 
 
 def ask_again(ask: Callable[[], None], patience: float = _PATIENCE) -> None:
-    """Call `ask`, again and again while one keeper takes over from another; raises `ControlError`."""
+    """Call `ask`, and call it again while one keeper takes over from another; raises `ControlError`.
+
+    `patience` is the most seconds that the takeover may take.
+    """
     deadline = time.monotonic() + patience
     while True:
         try:
             return ask()
-        except Again:
+        except TakingOver:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(_AGAIN_EVERY)  # the new keeper has another socket, of which nobody can tell yet
+            time.sleep(_AGAIN_EVERY)  # nothing tells a caller when the new keeper's socket is there
 
 
-class Caller:
-    """Asks the keeper."""
+class KeeperClient:
+    """Asks the keeper over a connection."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
 
     def ask(self, kind: str, descriptors: Sequence[int] = (), **fields: Any) -> Iterator[Message]:
-        """What comes before `done`; raises `ControlError`, and `Again` when another keeper is taking over."""
+        """The messages that come before `done`; raises `ControlError`, and `TakingOver` to ask once more."""
         try:
             self._channel.send(kind, descriptors, **fields)
             while (message := self._channel.receive()).kind != "done":
                 if message.kind == "refused":
                     raise ControlError(message.fields["why"])
                 if message.kind == "again":
-                    raise Again("another keeper is taking over")
+                    raise TakingOver("another keeper is taking over")
                 yield message
         except (ChannelError, OSError) as error:
             raise ControlError(f"the keeper does not answer: {error}") from None
 
     def tell(self, kind: str, descriptors: Sequence[int] = (), **fields: Any) -> None:
-        """Ask what has no answer but `done`."""
+        """Ask something that has no answer but `done`; raises as `ask` does."""
         for message in self.ask(kind, descriptors, **fields):
             for descriptor in message.descriptors:
                 os.close(descriptor)
-
-
-def _is_root(sock: socket.socket) -> bool:
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return bool(_CREDENTIALS.unpack(credentials)[1] == 0)

@@ -1,4 +1,4 @@
-"""The view of a host without Neutron: the networks of an inventory that have a bridge here."""
+"""The view of a host without Neutron: the networks of an inventory that have a bridge on this host."""
 
 import hashlib
 import ipaddress
@@ -7,18 +7,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mdmw.errors import ConfigError
-from mdmw.inventory import values as file
+from mdmw.inventory import values
 from mdmw.inventory.values import Inventory
-from mdmw.node.view import Bridge, Router, Subnet, View
+from mdmw.node.view import Bridge, NodeView, RouterView, SubnetView
 from mdmw.resolvers.contract import Port
 
-_NAMES = uuid.UUID("b4d4e8de-2f0a-5c0e-9a46-5d1d3c1f7e21")  # of the ids below, always the same
+#: Name space of the ids that are made from names (RFC 4122, version 5). It must never change.
+_NAMESPACE = uuid.UUID("b4d4e8de-2f0a-5c0e-9a46-5d1d3c1f7e21")
 _DHCP_OWNER = "network:dhcp"
 _ROUTER_OWNER = "network:router_interface"
 
 
-def view(inventory: Inventory, path: Path) -> View:
-    """What `plan` needs to know; raises `ConfigError` for an address that somebody else has."""
+def view(inventory: Inventory, path: Path) -> NodeView:
+    """The view that `plan` needs. `path` is named in errors.
+
+    Raises `ConfigError` when the address for DHCP is already that of a port.
+    """
     networks = [network for network in inventory.networks if network.bridge]
     guests = list(_guest_ports(inventory, networks))
     interfaces = [
@@ -27,18 +31,18 @@ def view(inventory: Inventory, path: Path) -> View:
     dhcp = [_dhcp_port(network) for network in networks if any(s.enable_dhcp for s in network.subnets)]
     _refuse_doubles(path, dhcp, [*guests, *interfaces])
     attached = {port.device_id for port in interfaces}
-    return View(
+    return NodeView(
         networks=tuple(network.id for network in networks),
         subnets=tuple(_subnet(subnet, network.id) for network in networks for subnet in network.subnets),
         ports=(*dhcp, *interfaces, *guests),
-        routers=tuple(Router(router.id) for router in inventory.routers if router.id in attached),
+        routers=tuple(RouterView(router.id) for router in inventory.routers if router.id in attached),
         dhcp_ports=frozenset(port.id for port in dhcp),
         bridges=tuple(Bridge(network.id, network.bridge or "", network.mtu) for network in networks),
     )
 
 
-def _subnet(subnet: file.Subnet, network_id: str) -> Subnet:
-    return Subnet(
+def _subnet(subnet: values.Subnet, network_id: str) -> SubnetView:
+    return SubnetView(
         id=subnet.id,
         network_id=network_id,
         cidr=str(subnet.cidr),
@@ -50,13 +54,13 @@ def _subnet(subnet: file.Subnet, network_id: str) -> Subnet:
     )
 
 
-def _dhcp_port(network: file.Network) -> Port:
+def _dhcp_port(network: values.Network) -> Port:
     fixed = tuple((_dhcp_address(subnet), subnet.id) for subnet in network.subnets if subnet.enable_dhcp)
     return _port(f"dhcp {network.id}", network.id, _DHCP_OWNER, f"dhcp-{network.id}", fixed)
 
 
-def _dhcp_address(subnet: file.Subnet) -> str:
-    """The first address that is not the gateway's, as Neutron does with an empty subnet."""
+def _dhcp_address(subnet: values.Subnet) -> str:
+    """`dhcp_address`, or the first address that is not the gateway, as Neutron chooses in an empty subnet."""
     if subnet.dhcp_address:
         return subnet.dhcp_address
     first = subnet.cidr.network_address + 1
@@ -64,7 +68,7 @@ def _dhcp_address(subnet: file.Subnet) -> str:
     return str(first + 1 if taken else first)
 
 
-def _interfaces(router: file.Router, network: file.Network) -> Iterator[Port]:
+def _interfaces(router: values.Router, network: values.Network) -> Iterator[Port]:
     subnets = {subnet.id: subnet for subnet in network.subnets}
     for interface in router.interfaces:
         subnet = subnets.get(interface.subnet_id)
@@ -75,12 +79,12 @@ def _interfaces(router: file.Router, network: file.Network) -> Iterator[Port]:
 
 
 def _port(name: str, network_id: str, owner: str, device: str, fixed: tuple[tuple[str, str], ...]) -> Port:
-    """A port of ours; its id and its MAC are made from its name, so that they stay."""
+    """A port that mdmw makes. Its id and MAC are made from `name`, so that they stay the same."""
     mac = bytes.fromhex("fa163e") + hashlib.sha256(name.encode()).digest()[:3]
-    return Port(str(uuid.uuid5(_NAMES, name)), network_id, mac.hex(":"), device, owner, "", fixed)
+    return Port(str(uuid.uuid5(_NAMESPACE, name)), network_id, mac.hex(":"), device, owner, "", fixed)
 
 
-def _guest_ports(inventory: Inventory, networks: list[file.Network]) -> Iterator[Port]:
+def _guest_ports(inventory: Inventory, networks: list[values.Network]) -> Iterator[Port]:
     known = {network.id: network for network in networks}
     for guest in inventory.instances:
         for port in guest.ports:
@@ -97,6 +101,6 @@ def _refuse_doubles(path: Path, dhcp: list[Port], others: list[Port]) -> None:
         for address, subnet_id in port.fixed_ips:
             if (port.network_id, address) in taken:
                 raise ConfigError(
-                    f"{path}: subnet {subnet_id}: {address} is wanted for DHCP, but is taken; "
-                    "give a free one as dhcp_address"
+                    f"{path}: subnet {subnet_id}: {address} is needed for DHCP, but a port has it; "
+                    "set dhcp_address of the subnet to a free address"
                 )

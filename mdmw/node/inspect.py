@@ -1,4 +1,4 @@
-"""What is there, in one namespace and around it. Changes nothing."""
+"""The observed state: what a namespace, the host around it and the files of mdmw have. Changes nothing."""
 
 import contextlib
 import json
@@ -7,25 +7,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mdmw.node import firewall, network_state
-from mdmw.node.actions import Ours
-from mdmw.node.network_state import Device
-from mdmw.node.programs import NONLOCAL_BIND, Places, Wanted
+from mdmw.node.actions import Marker
+from mdmw.node.desired import NONLOCAL_BIND, DesiredState, Places
+from mdmw.node.network_state import NetworkDevice
 
 _PID_DIGITS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
-    """`host`: devices of the host that matter. `rules_set`: whether the wanted rules are there, exactly.
+class ObservedState:
+    """What was found for one namespace.
 
-    `sysctls` and `files` have None for what does not exist; `program` is the command line of the
-    running dnsmasq or radvd, or None.
+    `marker` is what mdmw recorded as made. `host` has the devices of the host that matter for the namespace.
+    `rules_set` says whether exactly the desired rules are there. `sysctls` and `files` have None for what
+    does not exist. `program` is the command line of the running dnsmasq or radvd, or None.
     """
 
     exists: bool = False
-    ours: Ours = field(default_factory=Ours)
-    host: Mapping[str, Device] = field(default_factory=dict)
-    devices: Mapping[str, Device] = field(default_factory=dict)
+    marker: Marker = field(default_factory=Marker)
+    host: Mapping[str, NetworkDevice] = field(default_factory=dict)
+    devices: Mapping[str, NetworkDevice] = field(default_factory=dict)
     routes: frozenset[tuple[str, str]] = frozenset()
     sysctls: Mapping[str, str | None] = field(default_factory=dict)
     rules_set: bool = True
@@ -34,90 +35,96 @@ class Observed:
 
 
 @dataclass(frozen=True, slots=True)
-class _Within:
-    """What only a thread in the namespace can see."""
+class _Inside:
+    """What only a thread in the namespace can read."""
 
-    devices: Mapping[str, Device] = field(default_factory=dict)
+    devices: Mapping[str, NetworkDevice] = field(default_factory=dict)
     routes: frozenset[tuple[str, str]] = frozenset()
     sysctls: Mapping[str, str | None] = field(default_factory=dict)
     rules_set: bool = False
 
 
-def observe(wanted: Wanted, places: Places) -> Observed:
-    """As far as it matters for what is wanted; raises OSError and `CommandError`."""
-    exists = network_state.is_whole(wanted.namespace)
-    within = network_state.inside(wanted.namespace, lambda: _within(wanted, places)) if exists else _Within()
-    ours = read_marker(places.marker(wanted.namespace))
-    theirs = None if "namespace" in ours.things else wanted.neutron_options
-    directory = theirs.directory if theirs else places.state / wanted.namespace
-    return Observed(
+def observe(desired: DesiredState, places: Places) -> ObservedState:
+    """The state of a namespace, as far as the desired state needs it; raises OSError and `CommandError`."""
+    exists = network_state.is_namespace(desired.namespace)
+    inside = (
+        network_state.inside(desired.namespace, lambda: _look_inside(desired, places))
+        if exists
+        else _Inside()
+    )
+    marker = read_marker(places.marker(desired.namespace))
+    neutron = None if "namespace" in marker.things else desired.neutron_options
+    directory = neutron.directory if neutron else places.state / desired.namespace
+    return ObservedState(
         exists=exists,
-        ours=ours,
-        host=_host(wanted, ours),
-        devices=within.devices,
-        routes=within.routes,
-        sysctls=_with_fallback(within.sysctls),
-        rules_set=within.rules_set,
-        files={path: _text(path) for path in _files(wanted)},
+        marker=marker,
+        host=_host(desired, marker),
+        devices=inside.devices,
+        routes=inside.routes,
+        sysctls=_with_fallback(inside.sysctls),
+        rules_set=inside.rules_set,
+        files={path: _text(path) for path in _files(desired)},
         program=_program(directory),
     )
 
 
-def _host(wanted: Wanted, ours: Ours) -> dict[str, Device]:
-    names = {name for wire in wanted.wires for name in (wire.bridge, wire.outer)}
-    names |= {thing.split()[1] for thing in ours.things if thing.startswith("device ")}
+def _host(desired: DesiredState, marker: Marker) -> dict[str, NetworkDevice]:
+    names = {name for wire in desired.wires for name in (wire.bridge, wire.outer)}
+    names |= {thing.split()[1] for thing in marker.things if thing.startswith("device ")}
     return {name: device for name in names if (device := network_state.read_device(name))}
 
 
-def _within(wanted: Wanted, places: Places) -> _Within:
-    return _Within(
+def _look_inside(desired: DesiredState, places: Places) -> _Inside:
+    return _Inside(
         devices=network_state.devices(),
-        routes=network_state.default_routes() if wanted.wires else frozenset(),
-        sysctls={name: network_state.sysctl(name) for name in wanted.sysctls},
-        rules_set=wanted.rules is None or firewall.is_set(places.firewall, wanted.rules),
+        routes=network_state.default_routes() if desired.wires else frozenset(),
+        sysctls={name: network_state.sysctl(name) for name in desired.sysctls},
+        rules_set=desired.rules is None or firewall.is_set(places.firewall, desired.rules),
     )
 
 
 def _with_fallback(sysctls: Mapping[str, str | None]) -> Mapping[str, str | None]:
-    """P-3: the host's value counts where a namespace has none of its own."""
+    """The sysctls, with the host's value where the namespace has no value of its own (P-3)."""
     if NONLOCAL_BIND in sysctls and sysctls[NONLOCAL_BIND] is None:
         return {**sysctls, NONLOCAL_BIND: network_state.sysctl(NONLOCAL_BIND)}
     return sysctls
 
 
-def _files(wanted: Wanted) -> list[Path]:
-    if wanted.program:
-        return [path for path, _ in wanted.program.files]
-    return [wanted.neutron_options.path] if wanted.neutron_options else []
+def _files(desired: DesiredState) -> list[Path]:
+    if desired.program:
+        return [path for path, _ in desired.program.files]
+    return [desired.neutron_options.path] if desired.neutron_options else []
 
 
-def read_marker(path: Path) -> Ours:
-    """What a file says that we made; nothing if there is no such file."""
+def read_marker(path: Path) -> Marker:
+    """What a file records as made; nothing without the file. Raises OSError."""
     text = _text(path)
     if text is None:
-        return Ours()
+        return Marker()
     try:
         content = json.loads(text)
         lost = content["lost_ipv6"]
-        return Ours(frozenset(map(str, content["things"])), None if lost is None else float(lost))
+        return Marker(frozenset(map(str, content["things"])), None if lost is None else float(lost))
     except (ValueError, LookupError, TypeError):
-        raise OSError(f"{path}: cannot be understood; remove it, and what it spoke of by hand") from None
+        raise OSError(
+            f"{path}: the file is damaged; remove the file, and what mdmw made for this namespace, by hand"
+        ) from None
 
 
 def process_id(pid_file: Path) -> int | None:
-    """What a pid file says; the process may be dead, or another by now."""
+    """The process id in a pid file, or None. The process may have ended, and its id may be used again."""
     text = (_text(pid_file) or "").strip()
     return int(text) if text.isdecimal() and len(text) < _PID_DIGITS else None
 
 
 def command_line(pid: int) -> tuple[str, ...] | None:
-    """Of a living process."""
+    """The command line of a process; None when there is no such process."""
     raw = _text(Path(f"/proc/{pid}/cmdline"))
     return tuple(raw.rstrip("\0").split("\0")) if raw else None
 
 
 def _program(directory: Path) -> tuple[str, ...] | None:
-    """Its command line, if the process in the pid file is one that works in `directory` (P-12)."""
+    """The command line of the process in the pid file, if it names a file in `directory` (P-12)."""
     pid = process_id(directory / "pid")
     found = None if pid is None else command_line(pid)
     return found if any(f"{directory}/" in word for word in found or ()) else None

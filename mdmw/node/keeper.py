@@ -1,7 +1,8 @@
-"""The keeper: root, and small. Opens listening sockets in namespaces, and has others serve them.
+"""The keeper of mdmw-node: it runs as root, is small, and never talks to a guest.
 
-It talks to no guest. Workers, which do, get sockets over channels on which they cannot ask for
-anything; root asks over the control socket; a planner says what must be there.
+The keeper opens listening sockets in namespaces and passes them to workers, which serve guests and can ask
+the keeper for nothing. Root tells the keeper what to do over the control socket. A planner, if there is one,
+tells it what to listen to.
 """
 
 import contextlib
@@ -10,7 +11,6 @@ import logging
 import os
 import resource
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -19,18 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from mdmw.identity import Identity
-from mdmw.node import namespaces
-from mdmw.node.attached import Attachment, Attachments
-from mdmw.node.channel import MOST_PLACES, Message, to_bind, to_scope
-from mdmw.node.control import Absent, Caller, Control, ControlError, Session, called
-from mdmw.node.crew import Generation, Start, end_orphans
-from mdmw.node.listeners import PLAN, Listener, Listeners
+from mdmw.node.attachments import Attachment, Attachments
+from mdmw.node.channel import Message, to_bind, to_scope
+from mdmw.node.control import Control, ControlError, Session
+from mdmw.node.handover import Handover, described
+from mdmw.node.listening import Endpoint, Listener, Listeners, PlannedListeners
 from mdmw.node.loop import Loop
-from mdmw.node.namespaces import Bind
-from mdmw.node.planner import Planner
-from mdmw.node.status import PlanState, Status
+from mdmw.node.plan_loop import PlanLoop, Planner
+from mdmw.node.status import PlanState, StatusFile
 from mdmw.node.supervisor import Supervisor
-from mdmw.node.upkeep import Upkeep
+from mdmw.node.workers import Generation, Start, end_orphans
 from mdmw.records import Scope
 
 LOG = logging.getLogger(__name__)
@@ -38,24 +36,25 @@ LOG = logging.getLogger(__name__)
 SOCKET = "node.sock"
 _SESSIONS = "node.sessions"
 _ATTACHED = "attached"
-_OF_WORKERS = ("processes", "metrics")  # where the filters introspect and metrics have their files
-_LOOK_EVERY = 1.8  # seconds between two looks at what is listened to
-_AT_ONCE, _BETWEEN = 25, 0.005  # as many listeners, seconds until the next ones
-_COUNT_WITHIN = 0.2
-_STOP_WITHIN = 40.0  # longer than workers wait for their guests
-_RENEW_PAUSE = 1.0
-_RESTORE_EVERY, _RESTORE_WITHIN = 0.05, 5.0
-
-#: A namespace, and where in it.
-Place = tuple[str, Bind]
+_WORKERS_DIRECTORIES = (
+    "processes",
+    "metrics",
+)  # the filters `introspect` and `metrics` have their files here
+_CHECK_WORKERS_EVERY = 1.8  # seconds
+_COUNT_WITHIN = 0.2  # seconds that workers have to answer with their numbers of connections
+_STOP_WITHIN = 40.0  # seconds; longer than a worker waits for its guests
+_RENEW_PAUSE = 1.0  # seconds
+_RESTORE_EVERY, _RESTORE_WITHIN = 0.05, 5.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """`start` starts a preloader; `directory` is for sockets and state.
+class KeeperSettings:
+    """What a keeper must know.
 
-    `plan` starts a planner, where there is one, for what `plan_source` names, and `converge` a process
-    that applies what it planned, every `look_every` seconds at least.
+    `start` starts a preloader, whose workers run as `identity`. `directory` is for sockets and state.
+    `start_planner` is None when nothing says what to plan from; `plan_source` is the name of the planner's
+    source for the status file. `start_converge` starts a process that applies a plan once; the keeper has
+    this done every `look_every` seconds at least.
     """
 
     start: Start
@@ -63,69 +62,73 @@ class Settings:
     identity: Identity
     directory: Path
     environ: Mapping[str, str]
-    plan: Start | None
+    start_planner: Start | None
     plan_source: str
-    converge: Start
+    start_converge: Start
     look_every: float
 
 
 class Keeper:
     """One keeper, from its start to its end."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: KeeperSettings) -> None:
         self._settings = settings
         self._began = time.time()
-        self._status = 0
+        self._exit_status = 0
         self._is_ending = False
         self._loop = Loop()
         self._supervisor = Supervisor(settings.environ)
-        self._listeners = Listeners(self._changed)
+        self._listeners = Listeners(self._listener_changed)
+        self._held_by_supervisor: dict[int, Listener] = {}
         self._attachments = Attachments(self._loop, self._listeners, settings.directory / _ATTACHED)
-        self._held: dict[int, Listener] = {}  # as the supervisor knows them
-        self._wanted: dict[Place, Scope] | None = None  # until somebody says
-        self._coming: dict[Place, Scope] = {}
-        self._refused: dict[Place, int | None] = {}
         self._generations: list[Generation] = []  # the oldest first
         self._control: Control | None = None
-        self._successor: Session | None = None
-        self._predecessor: Caller | None = None
-        self._hand_over = contextlib.ExitStack()
-        self._upkeep = Upkeep(
-            self._loop, settings.converge, settings.look_every, self._listen_to, self._has_the_say
+        self._coming: dict[Endpoint, Scope] = {}  # of `want` messages whose last one has not come yet
+        self._plan_loop = PlanLoop(
+            self._loop, settings.start_converge, settings.look_every, self._listen_at, self._may_act
+        )
+        self._planned = PlannedListeners(
+            self._loop, self._listeners, self._may_act, self._plan_loop.run_early
+        )
+        self._handover = Handover(
+            settings.directory / SOCKET, self._listeners, self._attachments, self._planned
         )
         self._planner = (
-            Planner(self._loop, settings.plan, self._upkeep, self._renew, self._give_up)
-            if settings.plan
+            Planner(self._loop, settings.start_planner, self._plan_loop, self._renew, self._give_up)
+            if settings.start_planner
             else None
         )
-        self._status_file = Status(
+        self._status_file = StatusFile(
             *(self._loop, settings.directory, settings.identity.gid, self._began),
-            plan=self._state_of_plan,
-            may_tell=self._has_the_say,
+            plan=self._plan_state,
+            may_act=self._may_act,
         )
 
     def run(self) -> int:
-        """Serve until a signal ends it, or a new keeper takes over; the exit status."""
+        """Serve until a signal ends it or a new keeper takes over; the exit status. Raises `ControlError`."""
         self._prepare()
-        if not self._take_over():
+        if not self._handover.take_over():
             self._start_anew()
             self._open_control()
         if self._planner:
-            self._planner.renew()  # workers come when it has read its options
+            self._planner.renew()  # the first workers are started when the planner has read its options
         else:
             self._renew()
-        self._loop.after(_LOOK_EVERY, self._look)
+        self._loop.after(_CHECK_WORKERS_EVERY, self._check_workers)
+        self._planned.start_checks()
         self._status_file.tick()
-        gc.freeze()  # who looks for garbage among what was imported holds up whoever attaches
+        gc.freeze()  # without it a garbage collection of all imported modules delays callers
         self._loop.run()
-        return self._status
+        return self._exit_status
+
+    # --- start and end ------------------------------------------------------------------
 
     def _prepare(self) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         (self._settings.directory / _ATTACHED).mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name in _OF_WORKERS:
-            _give(self._settings.directory / name, self._settings.identity)
+        for name in _WORKERS_DIRECTORIES:
+            _make_for(self._settings.directory / name, self._settings.identity)
         self._loop.on_signals(
             {
                 signal.SIGTERM: self._stop,
@@ -135,97 +138,43 @@ class Keeper:
             }
         )
 
-    def _end_orphans(self) -> None:
-        sessions = self._settings.directory / _SESSIONS
-        if sessions.exists():
-            left = end_orphans({int(word) for word in sessions.read_text().split()}, self._settings.identity)
-            if left:
-                LOG.warning("a keeper was killed; %d processes of it make place now", left)
-
     def _start_anew(self) -> None:
+        """Start without a keeper to take over from: with the listeners that systemd and the files know."""
         self._end_orphans()
         for listener in self._supervisor.kept(self._settings.environ):
             self._listeners.adopt(listener)
         self._restore(time.monotonic() + _RESTORE_WITHIN)
 
+    def _end_orphans(self) -> None:
+        sessions = self._settings.directory / _SESSIONS
+        if sessions.exists():
+            left = end_orphans({int(word) for word in sessions.read_text().split()}, self._settings.identity)
+            if left:
+                LOG.warning("a keeper was killed; %d processes that it left behind are ended", left)
+
+    def _restore(self, deadline: float) -> None:
+        if not self._attachments.restore() and time.monotonic() < deadline:
+            self._loop.after(_RESTORE_EVERY, lambda: self._restore(deadline))
+
     def _open_control(self) -> None:
-        self._control = Control(self._loop, self._settings.directory / SOCKET, self)
-
-    def _restore(self, until: float) -> None:
-        if not self._attachments.restore() and time.monotonic() < until:
-            self._loop.after(_RESTORE_EVERY, lambda: self._restore(until))
-
-    # --- workers --------------------------------------------------------------------
-
-    def generation_ready(self, generation: Generation) -> None:
-        """It serves; the one before may go."""
-        if self._predecessor:
-            self._open_control()
-            try:
-                self._predecessor.tell("taken-over")
-            except ControlError as error:
-                LOG.warning("the old keeper has ended before it was told to: %s", error)
-                self._end_orphans()
-            self._hand_over.close()
-            self._predecessor = None
-            self._record_sessions()
-            self._supervisor.main_process(os.getpid())
-        LOG.info("%d workers serve %d listeners", len(generation.workers), len(self._listeners))
-        for older in self._generations[: self._generations.index(generation)]:
-            if not older.is_ending:
-                older.end("drain")
-        self._supervisor.ready()
-
-    def generation_failed(self, generation: Generation, why: str) -> None:
-        """A new one is not needed; without the first one there is nothing to do."""
-        if generation.is_ready:
-            LOG.error("%s; another is started", why)
-            self._loop.after(_RENEW_PAUSE, self._renew)
-            return
-        generation.end("stop")
-        if any(older.is_ready and not older.is_ending for older in self._generations):
-            LOG.error("the old configuration stays in service: %s", why)
-        else:
-            self._give_up(why)
-
-    def _give_up(self, why: str) -> None:
-        print(f"mdmw-node: {why}", file=sys.stderr)
-        self._status = 2
-        self._stop()
-
-    def generation_over(self, generation: Generation) -> None:
-        """Its last worker has ended."""
-        self._generations.remove(generation)
-        self._record_sessions()
-        if self._is_ending and not self._generations:
-            self._loop.stop()
+        path = self._settings.directory / SOCKET
+        try:
+            self._control = Control(self._loop, path, self)
+        except OSError as error:
+            raise ControlError(f"{path}: the control socket cannot be opened: {error.strerror}") from None
 
     def _reload(self) -> None:
         if self._planner:
             self._planner.renew()
         self._renew()
 
-    def _renew(self) -> None:
-        """Start workers with the configuration as it is now."""
-        if self._is_ending:
-            return
-        for unready in [one for one in self._generations if not (one.is_ready or one.is_ending)]:
-            unready.end("stop")
-        settings = self._settings
-        self._generations.append(
-            Generation(self._loop, settings.start, settings.workers, self._listeners.by_key, self)
-        )
-        self._record_sessions()
-
-    def _record_sessions(self) -> None:
-        """For the keeper after one that is killed. While there are two, only the one that serves does it."""
-        if self._predecessor or self._is_ending:
-            return
-        path = self._settings.directory / _SESSIONS
-        path.write_text("".join(f"{one.session}\n" for one in self._generations))
+    def _give_up(self, why: str) -> None:
+        print(f"mdmw-node: {why}", file=sys.stderr)
+        self._exit_status = 2
+        self._stop()
 
     def _stop(self) -> None:
-        """Listen no more, and end when the requests that are being answered are."""
+        """Listen no more, and end when the requests under way have their answers."""
         if self._is_ending:
             return
         self._is_ending = True
@@ -244,98 +193,128 @@ class Keeper:
         for generation in list(self._generations):
             generation.end(word)
 
-    # --- listeners ------------------------------------------------------------------
+    def _may_act(self) -> bool:
+        """Whether this keeper decides, and not an older or a newer one."""
+        return not (self._is_ending or self._handover.has_successor or self._handover.has_predecessor)
 
-    def _changed(self, key: int) -> None:
+    # --- workers ------------------------------------------------------------------------
+
+    def generation_ready(self, generation: Generation) -> None:
+        """The generation serves: the generations before it, and the keeper before this one, may go."""
+        if self._handover.has_predecessor:
+            try:
+                self._open_control()
+            except ControlError as error:
+                self._give_up(str(error))
+                return
+            if not self._handover.complete():
+                self._end_orphans()
+            self._record_sessions()
+            self._supervisor.main_process(os.getpid())
+        LOG.info("%d workers serve %d listeners", len(generation.workers), len(self._listeners))
+        for older in self._generations[: self._generations.index(generation)]:
+            if not older.is_ending:
+                older.end("drain")
+        self._supervisor.ready()
+
+    def generation_failed(self, generation: Generation, why: str) -> None:
+        """The preloader has ended: an older generation goes on, or there is nothing left to do."""
+        if generation.is_ready:
+            LOG.error("%s; another preloader is started", why)
+            self._loop.after(_RENEW_PAUSE, self._renew)
+            return
+        generation.end("stop")
+        self._cannot_renew(why)
+
+    def generation_over(self, generation: Generation) -> None:
+        """The last worker of the generation has ended."""
+        self._generations.remove(generation)
+        self._record_sessions()
+        if self._is_ending and not self._generations:
+            self._loop.stop()
+
+    def _renew(self) -> None:
+        """Start a generation with the configuration as it is now."""
+        if self._is_ending:
+            return
+        for unready in [one for one in self._generations if not (one.is_ready or one.is_ending)]:
+            unready.end("stop")
+        settings = self._settings
+        try:
+            generation = Generation(
+                self._loop, settings.start, settings.workers, self._listeners.by_key, self
+            )
+        except OSError as error:
+            self._cannot_renew(f"the preloader of the workers cannot be started: {error}")
+            return
+        self._generations.append(generation)
+        self._record_sessions()
+
+    def _cannot_renew(self, why: str) -> None:
+        if any(older.is_ready and not older.is_ending for older in self._generations):
+            LOG.error("the old configuration stays in service: %s", why)
+        else:
+            self._give_up(why)
+
+    def _record_sessions(self) -> None:
+        """Write down whose processes to end if this keeper is killed; an old keeper does so until it ends."""
+        if self._handover.has_predecessor or self._is_ending:
+            return
+        path = self._settings.directory / _SESSIONS
+        try:
+            path.write_text("".join(f"{one.session}\n" for one in self._generations))
+        except OSError as error:
+            LOG.warning("%s cannot be written: %s", path, error.strerror)
+
+    def _check_workers(self) -> None:
+        for generation in list(self._generations):
+            generation.check()
+        self._loop.after(_CHECK_WORKERS_EVERY, self._check_workers)
+
+    # --- listeners ----------------------------------------------------------------------
+
+    def _listener_changed(self, key: int) -> None:
         for generation in self._generations:
-            generation.changed(key)
+            generation.listener_changed(key)
         listener = self._listeners.by_key.get(key)
         if listener:
-            self._held[key] = listener
+            self._held_by_supervisor[key] = listener
             self._supervisor.keep(listener)
         else:
-            self._supervisor.release(self._held.pop(key))
+            self._supervisor.release(self._held_by_supervisor.pop(key))
         self._status_file.changed(key, listener)
 
-    def _state_of_plan(self) -> PlanState | None:
+    def _listen_at(self, endpoints: Mapping[Endpoint, Scope]) -> None:
+        self._planned.listen_at(endpoints)
+
+    def _plan_state(self) -> PlanState | None:
         if not self._planner:
             return None
-        upkeep = self._upkeep
-        refused = [
-            f"{bind} in {namespace}: cannot listen: {os.strerror(number or 0)}"
-            for (namespace, bind), number in self._refused.items()
-        ]
-        problems = (*upkeep.problems, *refused)
-        return PlanState(self._settings.plan_source, upkeep.planned, upkeep.applied, problems)
+        loop = self._plan_loop
+        problems = (*loop.problems, *self._planned.problems)
+        return PlanState(self._settings.plan_source, loop.planned_at, loop.applied_at, problems)
 
-    def _has_the_say(self) -> bool:
-        """No other keeper does, or soon will."""
-        return not (self._is_ending or self._successor or self._predecessor)
-
-    def _listen_to(self, wanted: dict[Place, Scope]) -> None:
-        self._wanted = wanted
-        self._converge()
-
-    def _look(self) -> None:
-        """Try again what could not be opened, and see who is alive; then look at the listeners."""
-        if not (self._is_ending or self._successor):
-            self._converge()
-        for generation in list(self._generations):
-            generation.look()
-        keys = list(self._listeners.by_key)
-        self._look_at([keys[start : start + _AT_ONCE] for start in range(0, len(keys), _AT_ONCE)])
-
-    def _look_at(self, parts: list[list[int]]) -> None:
-        """Close what is of no more use, a part at a time: who attaches does not wait for a thousand."""
-        if not parts:
-            self._loop.after(_LOOK_EVERY, self._look)
-            return
-        first, *rest = parts
-        if not (self._is_ending or self._successor) and self._listeners.close_stale(first):
-            self._upkeep.soon()
-            self._converge()
-        self._loop.after(_BETWEEN, lambda: self._look_at(rest))
-
-    def _converge(self) -> None:
-        """Listen to what is wanted, and to nothing else that a plan once wanted."""
-        if self._wanted is None:
-            return
-        wanted = self._wanted
-        self._listeners.close(PLAN, lambda one: wanted.get((one.namespace, one.bind)) == one.scope)
-        there = {(one.namespace, one.bind) for one in self._listeners if one.owner == PLAN}
-        refused = {}
-        for (namespace, bind), scope in wanted.items():
-            if (namespace, bind) in there:
-                continue
-            try:
-                self._listeners.open(namespace, [bind], scope, PLAN)
-            except OSError as error:
-                refused[namespace, bind] = error.errno
-                if self._refused.get((namespace, bind)) != error.errno:
-                    LOG.warning("%s, %s in %s: cannot listen: %s", scope, bind, namespace, error.strerror)
-        self._refused = refused
-
-    # --- the control socket ---------------------------------------------------------
+    # --- what root asks over the control socket -----------------------------------------
 
     def obey(self, session: Session, message: Message) -> None:
-        """What root wants."""
-        if self._successor and message.kind in ("want", "attach", "detach", "take-over"):
+        """Do what a message asks, and answer it."""
+        if self._handover.has_successor and message.kind in ("want", "attach", "detach", "take-over"):
             session.answer("again")
             return
-        _DEEDS[message.kind](self, session, **message.fields, **_descriptors(message))
+        descriptors = {"descriptors": message.descriptors} if message.descriptors else {}
+        _METHODS[message.kind](self, session, **message.fields, **descriptors)
 
     def session_ended(self, session: Session) -> None:
-        """A new keeper that goes away without a word has failed."""
-        if session is self._successor and not self._is_ending:
-            LOG.warning("the new keeper has ended before it could take over")
-            self._successor = None
+        """A caller has closed its end."""
+        if not self._is_ending:
+            self._handover.session_ended(session)
 
     def _want(self, session: Session, listeners: list[Any], more: bool) -> None:
         for namespace, bind, scope in listeners:
             self._coming[namespace, to_bind(bind)] = to_scope(scope)
         if not more:
-            wanted, self._coming = self._coming, {}
-            self._listen_to(wanted)
+            endpoints, self._coming = self._coming, {}
+            self._listen_at(endpoints)
         session.answer("done")
 
     def _attach(
@@ -348,10 +327,10 @@ class Keeper:
         descriptors: tuple[int, int],
     ) -> None:
         namespace, pidfd = descriptors
-        places = [to_bind(bind) for bind in binds]
-        attachment = Attachment(name, pid, os.dup(pidfd))
-        self._attachments.attach(attachment, namespace, to_scope(scope), places)
-        LOG.info("%s: attached, %s", name, " and ".join(map(str, places)))
+        parsed = [to_bind(bind) for bind in binds]
+        attachment = Attachment(name, pid, os.dup(pidfd))  # the session closes the descriptors of a message
+        self._attachments.attach(attachment, namespace, to_scope(scope), parsed)
+        LOG.info("%s: attached, %s", name, " and ".join(map(str, parsed)))
         session.answer("done")
 
     def _detach(self, session: Session, name: str) -> None:
@@ -370,13 +349,13 @@ class Keeper:
             counts = [worker.counts.get(key, (0, 0)) for worker in workers]
             session.answer(
                 "listener",
-                **_described(listener),
-                connections=sum(so_far for so_far, _ in counts),
+                **described(listener),
+                connections=sum(accepted for accepted, _ in counts),
                 open=sum(now for _, now in counts),
             )
         session.answer("done")
 
-    def _tell_status(self, session: Session) -> None:
+    def _answer_status(self, session: Session) -> None:
         session.answer(
             "status",
             pid=os.getpid(),
@@ -384,105 +363,47 @@ class Keeper:
             listeners=len(self._listeners),
             attached=len(self._attachments.by_name),
             workers=sum(len(generation.workers) for generation in self._generations),
-            planned=self._upkeep.planned,
+            planned=self._plan_loop.planned_at,
         )
-        for problem in self._upkeep.problems:
+        for problem in self._plan_loop.problems:
             session.answer("problem", what=problem)
         session.answer("done")
 
-    # --- from one keeper to the next ------------------------------------------------
+    def _give(self, session: Session) -> None:
+        self._handover.give(session)
 
-    def _give_over(self, session: Session) -> None:
-        """All that a new keeper needs; this one goes on until the other is ready."""
-        self._successor = session
-        for listener in self._listeners:
-            session.answer("socket", [listener.sock.fileno()], **_described(listener))
-        for attachment in self._attachments.by_name.values():
-            session.answer("attached", [attachment.pidfd], name=attachment.name, pid=attachment.pid)
-        if self._wanted is not None:
-            wanted = [
-                [namespace, [bind.address, bind.port, bind.device], [scope.kind, scope.id]]
-                for (namespace, bind), scope in self._wanted.items()
-            ]
-            for start in range(0, len(wanted) + 1, MOST_PLACES):
-                session.answer("want", listeners=wanted[start : start + MOST_PLACES], more=True)
-        session.answer("done")
-
-    def _gone_over(self, session: Session) -> None:
-        if session is not self._successor:
-            raise ControlError("nothing was handed over")
+    def _end_after_handover(self, session: Session) -> None:
+        self._handover.check_successor(session)
         LOG.info("a new keeper has taken over")
         self._is_ending = True
         session.answer("done")
         self._end_all("drain")
 
-    def _take_over(self) -> bool:
-        """Take what another keeper has; False when there is none. Raises `ControlError`."""
-        try:
-            caller = self._hand_over.enter_context(called(self._settings.directory / SOCKET))
-        except Absent:
-            return False
-        for message in caller.ask("take-over"):
-            if message.kind == "socket":
-                self._inherit(message.descriptors[0], **message.fields)
-            elif message.kind == "attached":
-                self._attachments.adopt(Attachment(**message.fields, pidfd=message.descriptors[0]))
-            else:
-                listeners = message.fields["listeners"]
-                self._wanted = (self._wanted or {}) | {
-                    (namespace, to_bind(bind)): to_scope(scope) for namespace, bind, scope in listeners
-                }
-        self._predecessor = caller
-        LOG.info("taken over from another keeper: %d listeners", len(self._listeners))
-        return True
 
-    def _inherit(
-        self, descriptor: int, namespace: str, bind: list[Any], scope: list[Any], owner: str, since: float
-    ) -> None:
-        sock = socket.socket(fileno=descriptor)
-        inode = namespaces.socket_inode(sock)
-        self._listeners.adopt(Listener(namespace, inode, to_bind(bind), to_scope(scope), owner, sock, since))
-
-
-_DEEDS: dict[str, Callable[..., None]] = {
+_METHODS: dict[str, Callable[..., None]] = {
     "want": Keeper._want,
     "attach": Keeper._attach,
     "detach": Keeper._detach,
     "list": Keeper._list,
-    "status": Keeper._tell_status,
-    "take-over": Keeper._give_over,
-    "taken-over": Keeper._gone_over,
+    "status": Keeper._answer_status,
+    "take-over": Keeper._give,
+    "taken-over": Keeper._end_after_handover,
 }
 
 
-def _descriptors(message: Message) -> dict[str, Any]:
-    return {"descriptors": message.descriptors} if message.descriptors else {}
-
-
-def _described(listener: Listener) -> dict[str, Any]:
-    bind, scope = listener.bind, listener.scope
-    return {
-        "namespace": listener.namespace,
-        "bind": [bind.address, bind.port, bind.device],
-        "scope": [scope.kind, scope.id],
-        "owner": listener.owner,
-        "since": listener.since,
-    }
-
-
-def _give(path: Path, identity: Identity) -> None:
-    """Make a directory for the workers alone, who cannot make it themselves."""
+def _make_for(path: Path, identity: Identity) -> None:
+    """Make a directory that belongs to the workers, which may not make it themselves."""
     try:
         path.mkdir(mode=0o700)
         os.chown(path, identity.uid, identity.gid, follow_symlinks=False)
     except FileExistsError:
         return
     except OSError as error:
-        LOG.warning("%s: not for the workers: %s", path, error.strerror)
+        LOG.warning("%s: the directory cannot be given to the workers: %s", path, error.strerror)
 
 
 def _reap() -> None:
-    """Take the status of children that have ended; their channels told of it."""
+    """Collect the exit status of each child that has ended; its channel has told the keeper already."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

@@ -1,4 +1,4 @@
-"""The keeper's event loop: descriptors, times and signals, one at a time in one thread."""
+"""The event loop of the keeper: descriptors, timers and signals, one callback at a time in one thread."""
 
 import heapq
 import itertools
@@ -12,7 +12,7 @@ Callback = Callable[[], None]
 
 
 class Loop:
-    """Calls back until `stop`."""
+    """Calls callbacks until `stop` is called."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -21,43 +21,43 @@ class Loop:
         self._running = True
 
     def watch(self, descriptor: int, readable: Callback) -> None:
-        """Call `readable` whenever there is something to read, or the other side has closed."""
+        """Call `readable` whenever `descriptor` has data, or its other end has closed; raises OSError."""
         self._selector.register(descriptor, selectors.EVENT_READ, (readable, None))
 
     def wait_to_write(self, descriptor: int, writable: Callback | None) -> None:
-        """Call `writable` too when there is room to write; None: no more."""
+        """Also call `writable` when a watched `descriptor` has room for data; None ends this."""
         key = self._selector.get_key(descriptor)
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if writable else 0)
         self._selector.modify(descriptor, events, (key.data[0], writable))
 
     def forget(self, descriptor: int) -> None:
-        """Before a watched descriptor is closed."""
+        """Watch `descriptor` no more. Must be called before a watched descriptor is closed."""
         self._selector.unregister(descriptor)
 
     def after(self, delay: float, callback: Callback) -> None:
-        """Call once, `delay` seconds from now."""
+        """Call `callback` once, `delay` seconds from now."""
         heapq.heappush(self._timers, (time.monotonic() + delay, next(self._numbers), callback))
 
     def on_signals(self, callbacks: Mapping[signal.Signals, Callback]) -> None:
-        """Call these from the loop when the signals come."""
+        """From now on, call the callback of a signal from the loop when the signal arrives."""
         reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(writer)
         for number in callbacks:
             signal.signal(number, lambda *_: None)
 
-        def came() -> None:
+        def arrived() -> None:
             for number in os.read(reader, 64):
                 if number in callbacks:
                     callbacks[signal.Signals(number)]()
 
-        self.watch(reader, came)
+        self.watch(reader, arrived)
 
     def run(self) -> None:
-        """Until `stop` is called."""
+        """Run callbacks until `stop` is called."""
         while self._running:
             ready = self._selector.select(self._until_next())
             for key, events in ready:
-                # One callback may have closed what the next is about.
+                # One callback may close the descriptor that the next callback is about.
                 if self._selector.get_map().get(key.fd) is not key:
                     continue
                 readable, writable = key.data
@@ -69,8 +69,9 @@ class Loop:
                 heapq.heappop(self._timers)[2]()
 
     def stop(self) -> None:
-        """End `run` after the callback that is running."""
+        """End `run` after the callback that is running now."""
         self._running = False
 
     def _until_next(self) -> float | None:
+        """Seconds until the next timer; None without timers."""
         return max(self._timers[0][0] - time.monotonic(), 0) if self._timers else None

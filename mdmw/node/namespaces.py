@@ -1,7 +1,7 @@
-"""Network namespaces: opening sockets inside without staying there, and running commands.
+"""Network namespaces: opens listening sockets in them, finds their names, and runs commands.
 
-A socket stays in the namespace in which it was created, so one process can
-listen in all of them while it lives outside (design 1).
+A socket stays in the namespace in which it was created. So one process can listen in all namespaces while it
+runs in the namespace of the host.
 """
 
 import contextlib
@@ -33,12 +33,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class CommandError(MdmwError):
-    """`ip` or `nft` said no; the text is what it said."""
+    """A command such as `ip` or `nft` failed; the text is its error message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """Where to listen within a namespace. `device` limits it to one, as link-local addresses need."""
+    """An address and port to listen at. A link-local address needs `device`, the only device to listen on."""
 
     address: str
     port: int
@@ -50,7 +50,7 @@ class Bind:
 
 
 def has_ipv6() -> bool:
-    """Whether this kernel does IPv6, and is not told not to."""
+    """Whether the kernel has IPv6, and IPv6 is not disabled for the host."""
     try:
         return _NO_IPV6.read_text().strip() == "0"
     except FileNotFoundError:
@@ -58,29 +58,29 @@ def has_ipv6() -> bool:
 
 
 def run(*words: str, stdin: str = "") -> None:
-    """Run a command to its end; raises `CommandError` with its own words."""
+    """Run a command to its end; raises `CommandError` with the error message of the command."""
     done = subprocess.run(words, input=stdin, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603 - no shell
     if done.returncode:
         raise CommandError(f"{' '.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
 
 
 def open_namespace(name: str) -> int:
-    """A descriptor of a named namespace; raises OSError."""
+    """A descriptor of a named namespace, which the caller must close; raises OSError."""
     return os.open(RUN_NETNS / name, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def listen_in(descriptor: int, binds: Sequence[Bind]) -> list[socket.socket]:
-    """TCP sockets listening in the namespace of `descriptor`, all of them or none; raises OSError.
+    """TCP sockets that listen in the namespace of `descriptor`, one for each bind, or none; raises OSError.
 
-    The addresses need not be there yet. Accepted sockets have TCP_NODELAY, and
-    keep the SYN for `peer_mac`.
+    A socket may listen at an address that no device has yet. Accepted sockets have TCP_NODELAY, and keep the
+    first packet, from which a worker reads the MAC of the guest.
     """
     sockets: list[socket.socket] = []
     with _inside(descriptor):
         try:
             for bind in binds:
                 sockets.append(_open(bind))  # noqa: PERF401 - what was opened before an error is closed below
-        except OSError:
+        except BaseException:
             for sock in sockets:
                 sock.close()
             raise
@@ -89,7 +89,7 @@ def listen_in(descriptor: int, binds: Sequence[Bind]) -> list[socket.socket]:
 
 @contextlib.contextmanager
 def _inside(descriptor: int) -> Iterator[None]:
-    """This thread is in another namespace for the length of the block; raises OSError."""
+    """Have this thread in another namespace during the block; raises OSError."""
     home = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
         _enter(descriptor)
@@ -102,21 +102,21 @@ def _inside(descriptor: int) -> Iterator[None]:
 
 
 def _return(home: int) -> None:
-    """A process that cannot leave the namespace of guests must not go on."""
+    """Go back to the host's namespace. A process that must stay in a namespace of guests ends at once."""
     try:
         _enter(home)
     except OSError:
-        LOG.critical("the way back from a namespace is barred; this process ends")
+        LOG.critical("this process cannot leave the namespace of guests, so it ends")
         os.abort()
 
 
 def namespace_inode(descriptor: int) -> int:
-    """What tells one namespace from another, of a descriptor of it."""
+    """The inode that identifies the namespace of a descriptor; raises OSError."""
     return os.fstat(descriptor).st_ino
 
 
 def names() -> frozenset[str]:
-    """Of all namespaces that have one."""
+    """The names of all namespaces that have one."""
     try:
         return frozenset(path.name for path in RUN_NETNS.iterdir())
     except FileNotFoundError:
@@ -124,7 +124,7 @@ def names() -> frozenset[str]:
 
 
 def enter(name: str) -> None:
-    """This thread moves to a named namespace, for good; raises OSError."""
+    """Move this thread to a named namespace for the rest of its life; raises OSError."""
     descriptor = open_namespace(name)
     try:
         _enter(descriptor)
@@ -133,7 +133,7 @@ def enter(name: str) -> None:
 
 
 def named_inode(name: str) -> int | None:
-    """The same of a named namespace; None when there is none of that name."""
+    """The inode that identifies a named namespace; None when there is no such name."""
     try:
         return (RUN_NETNS / name).stat().st_ino
     except OSError:
@@ -141,23 +141,25 @@ def named_inode(name: str) -> int | None:
 
 
 def named_inodes() -> dict[int, str]:
-    """The names of all namespaces that have one, by inode."""
+    """Inode -> name, for all namespaces that have a name."""
     return {inode: name for name in names() if (inode := named_inode(name))}
 
 
 class Names:
-    """The names of namespaces. There may be a thousand: those that are known are not asked for again."""
+    """Finds names of namespaces by inode. With a thousand namespaces, known names are not read again."""
 
     def __init__(self) -> None:
-        self._files: set[tuple[str, int]] = set()  # names, with the inode below the namespace's
+        self._files: set[tuple[str, int]] = (
+            set()
+        )  # name, and the inode of the file on which the namespace is mounted
         self._by_inode: dict[int, str] = {}
         self._learn()
 
     def of(self, inode: int) -> str:
-        """The name of the namespace with this inode; empty when it has none."""
+        """The name of the namespace with this inode; empty when it has no name."""
         if not self._has(inode):
             self._learn()
-        if not self._has(inode):  # a name that was seen before its namespace was there
+        if not self._has(inode):  # a name whose file was there before the namespace
             self._by_inode = named_inodes()
         return self._by_inode.get(inode, "")
 
@@ -176,7 +178,7 @@ class Names:
 
 
 def socket_inode(sock: socket.socket) -> int:
-    """The same of the namespace of a socket; raises OSError."""
+    """The inode that identifies the namespace of a socket; raises OSError."""
     descriptor = fcntl.ioctl(sock.fileno(), _SIOCGSKNS)
     try:
         return namespace_inode(descriptor)
@@ -185,7 +187,7 @@ def socket_inode(sock: socket.socket) -> int:
 
 
 def has_its_device(sock: socket.socket) -> bool:
-    """False when the device that a socket is limited to is gone; one of the same name is another."""
+    """Whether the device of a socket still exists. A new device of the same name is another device."""
     try:
         sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16)
     except OSError:
@@ -199,19 +201,19 @@ def _open(bind: Bind) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.IPPROTO_TCP, _TCP_SAVE_SYN, _WITH_LINK_HEADER)
-        place: tuple[str, int] | tuple[str, int, int, int] = (bind.address, bind.port)
+        target: tuple[str, int] | tuple[str, int, int, int] = (bind.address, bind.port)
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            place = (bind.address, bind.port, 0, socket.if_nametoindex(bind.device) if bind.device else 0)
+            target = (bind.address, bind.port, 0, socket.if_nametoindex(bind.device) if bind.device else 0)
         else:
             sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
         if bind.device:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, bind.device.encode())
-        sock.bind(place)
+        sock.bind(target)
         sock.listen(_BACKLOG)
         sock.setblocking(False)
-    except OSError:
+    except BaseException:
         sock.close()
         raise
     return sock

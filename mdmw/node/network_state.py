@@ -1,6 +1,6 @@
-"""What there is in the namespace of this thread: devices, addresses, routes, sysctls; `inside` for others.
+"""Reads devices, addresses, routes and sysctls in the namespace of the calling thread.
 
-Everything raises OSError.
+`inside` runs a function in another namespace. All functions raise OSError.
 """
 
 import errno
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from mdmw.netlink import ask, attribute, attributes, dump
 from mdmw.node.namespaces import RUN_NETNS, enter
-from mdmw.node.netlink import ask, attribute, attributes, dump
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ _ADDRESS_PEER, _ADDRESS_LOCAL = 1, 2
 _TENTATIVE, _DAD_FAILED = 0x40, 0x08
 _ROUTE = struct.Struct("=BBBBBBBBI")  # family, lengths of destination and source, tos, table, protocol ...
 _ROUTE_DEVICE, _ROUTE_GATEWAY = 4, 5
-_FAMILIES = (socket.AF_INET, socket.AF_INET6)  # there are others, of other addresses
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)  # the kernel has other families too
 _MAIN_TABLE = 254
 _ANNOUNCED = 9  # RTPROT_RA
 _NUMBER = struct.Struct("=I")
@@ -38,27 +38,27 @@ State = Literal["ready", "tentative", "duplicate"]
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """An address with prefix length; `state` is how duplicate address detection went."""
+class DeviceAddress:
+    """An address with prefix length. `state` is the result of duplicate address detection."""
 
     text: str
     state: State = "ready"
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
-    """A device; `addresses` are in the kernel's order, `bridge` is the name of the one it is a port of."""
+class NetworkDevice:
+    """A device. `addresses` are in the order of the kernel. `bridge` names the bridge it is a port of."""
 
     name: str
     mac: str = ""
     mtu: int = 1500
     up: bool = True
     bridge: str | None = None
-    addresses: tuple[Address, ...] = ()
+    addresses: tuple[DeviceAddress, ...] = ()
 
 
-def is_whole(namespace: str) -> bool:
-    """Whether the name leads to a namespace; it does not after a crash at the wrong moment."""
+def is_namespace(namespace: str) -> bool:
+    """Whether the name leads to a namespace. After a crash in the middle of `ip netns add` it does not."""
     try:
         return (RUN_NETNS / namespace).stat().st_dev == _OWN.stat().st_dev
     except OSError:
@@ -66,24 +66,24 @@ def is_whole(namespace: str) -> bool:
 
 
 def inside(namespace: str, work: Callable[[], T]) -> T:
-    """What `work` returns in a thread of its own within a named namespace; raises what it raises."""
+    """Call `work` in a named namespace, in a new thread; returns what `work` returns, and raises the same."""
 
     def enter_and_work() -> T:
         enter(namespace)
         return work()
 
-    with ThreadPoolExecutor(1) as thread:  # it moves, and ends
+    with ThreadPoolExecutor(1) as thread:  # the thread cannot come back, so it ends
         return thread.submit(enter_and_work).result()
 
 
-def devices() -> dict[str, Device]:
-    """All of them, by name."""
+def devices() -> dict[str, NetworkDevice]:
+    """All devices of the namespace, by name."""
     links = dict(_route_dump(_GET_LINK, _LINK.size, _link))
-    found: dict[int, list[Address]] = {}
+    found: dict[int, list[DeviceAddress]] = {}
     for index, address in filter(None, _route_dump(_GET_ADDRESS, _ADDRESS.size, _address)):
         found.setdefault(index, []).append(address)
     return {
-        link.name: Device(
+        link.name: NetworkDevice(
             link.name,
             link.mac,
             link.mtu,
@@ -95,8 +95,8 @@ def devices() -> dict[str, Device]:
     }
 
 
-def read_device(name: str) -> Device | None:
-    """The one with this name, without its addresses."""
+def read_device(name: str) -> NetworkDevice | None:
+    """The device with this name, without its addresses; None when there is none."""
     body = bytes(_LINK.size) + attribute(_LINK_NAME, name.encode() + b"\0")
     try:
         _, link = _link(ask(socket.NETLINK_ROUTE, _GET_LINK, body))
@@ -104,20 +104,20 @@ def read_device(name: str) -> Device | None:
         if error.errno == errno.ENODEV:
             return None
         raise
-    if link.name != name:  # it has that name too
+    if link.name != name:  # the kernel found the device by an alternative name
         return None
     bridge = socket.if_indextoname(link.master) if link.master else None
-    return Device(link.name, link.mac, link.mtu, link.up, bridge)
+    return NetworkDevice(link.name, link.mac, link.mtu, link.up, bridge)
 
 
 def default_routes() -> frozenset[tuple[str, str]]:
-    """(device, gateway) of the main table; those that a router announced do not count."""
+    """Pairs of device and gateway from the main table, without routes that a router announced."""
     found = filter(None, _route_dump(_GET_ROUTE, _ROUTE.size, _default_route))
     return frozenset((socket.if_indextoname(index), gateway) for index, gateway in found)
 
 
 def sysctl(name: str) -> str | None:
-    """A value below /proc/sys/net; None if there is no such thing."""
+    """A value below /proc/sys/net; None when the kernel has no such value."""
     try:
         return (SYSCTLS / name).read_text().strip()
     except FileNotFoundError:
@@ -145,13 +145,13 @@ def _link(body: bytes) -> tuple[int, _Link]:
     return index, _Link(name, mac, _number(found, _LINK_MTU), bool(flags & _UP), _number(found, _LINK_MASTER))
 
 
-def _address(body: bytes) -> tuple[int, Address] | None:
+def _address(body: bytes) -> tuple[int, DeviceAddress] | None:
     family, length, flags, _, index = _ADDRESS.unpack_from(body)
     if family not in _FAMILIES:
         return None
     found = attributes(body, _ADDRESS.size)
     address = socket.inet_ntop(family, found.get(_ADDRESS_LOCAL) or found[_ADDRESS_PEER])
-    return index, Address(f"{address}/{length}", _state(flags))
+    return index, DeviceAddress(f"{address}/{length}", _state(flags))
 
 
 def _state(flags: int) -> State:
@@ -170,6 +170,6 @@ def _default_route(body: bytes) -> tuple[int, str] | None:
 
 
 def _number(found: dict[int, bytes], kind: int) -> int:
-    """0 for what is not there."""
+    """The number in an attribute; 0 without the attribute."""
     number: int = _NUMBER.unpack(found.get(kind, bytes(_NUMBER.size)))[0]
     return number

@@ -1,19 +1,21 @@
-"""The view of a node beside Neutron, by Neutron's REST API.
+"""The view of a node in a Neutron cloud, from Neutron's REST API and the state files of its L3 agent.
 
-Read anew as a whole each time. Any fault is `Unavailable`, so that half an answer is never taken
-for a cloud in which the other half is gone.
+The whole view is read each time. Each error is `Unavailable`, so that an incomplete answer is never taken for
+a cloud in which the rest is gone.
 """
 
 import ipaddress
+import os
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import requests
 
 from mdmw.errors import Unavailable
-from mdmw.node.ha_states import HaStates
-from mdmw.node.view import Router, Subnet, View
+from mdmw.node.view import NodeView, RouterView, SubnetView
 from mdmw.records import is_uuid
 from mdmw.resolvers.contract import ROUTER_INTERFACE_OWNERS
 from mdmw.resolvers.neutron import Query, items, port_of
@@ -21,7 +23,7 @@ from mdmw.resolvers.neutron import Query, items, port_of
 T = TypeVar("T")
 
 _DHCP_OWNER, _RESERVED = "network:dhcp", "reserved_dhcp_port"
-#: Of the ports of a network, those that the plan asks for.
+#: Owners of the ports that a plan depends on.
 _OWNERS = (*ROUTER_INTERFACE_OWNERS, _DHCP_OWNER, "network:distributed")
 _PORT_FIELDS = ("id", "network_id", "mac_address", "device_id", "device_owner", "project_id", "fixed_ips")
 _NETWORK_FIELDS = ("id", "admin_state_up")
@@ -37,22 +39,25 @@ _SUBNET_FIELDS = (
     "segment_id",
     "ipv6_address_mode",
 )
-_IN_A_QUERY = 50  # ids; with 150 a URL is longer than 8 KiB (R-9)
+_MOST_IDS = 50  # in one query; with 150 ids a URL is longer than 8 KiB (R-9)
+#: What the L3 agent writes into the file `state` of an HA router, for a primary replica.
+_PRIMARY = ("primary", "master")
+_LONGEST_STATE = 16  # characters
 
 
 class NeutronView:
-    """Makes views of one host.
+    """Reads views of the host `host`.
 
-    `get(path)` fetches what is below Neutron's address, and raises `Unavailable`.
+    `get(path)` fetches a path below Neutron's address, and raises `Unavailable`.
     """
 
-    def __init__(self, get: Callable[[str], requests.Response], host: str, ha_states: HaStates) -> None:
+    def __init__(self, get: Callable[[str], requests.Response], host: str, ha_states: "HaStates") -> None:
         self._get = get
         self._host = host
         self._ha_states = ha_states
 
-    def read(self, namespaces: Collection[str]) -> View:
-        """What is on this host, where these namespaces are; raises `Unavailable`."""
+    def read(self, namespaces: Collection[str]) -> NodeView:
+        """The view of the host, on which namespaces with these names exist; raises `Unavailable`."""
         local = map(
             port_of,
             self._all("ports", [*_owned_by([_DHCP_OWNER]), ("binding:host_id", self._host)], _PORT_FIELDS),
@@ -78,7 +83,7 @@ class NeutronView:
         ports = [*self._of_each("ports", "network_id", networks, _owned_by(_OWNERS), _PORT_FIELDS, port_of)]
         known = sorted({*networks, *(port.network_id for port in interfaces)})
         subnets = self._of_each("subnets", "network_id", known, [], _SUBNET_FIELDS, _subnet)
-        return View(
+        return NodeView(
             networks=tuple(networks),
             subnets=tuple(subnets),
             ports=tuple({port.id: port for port in [*ports, *interfaces]}.values()),
@@ -87,13 +92,13 @@ class NeutronView:
         )
 
     def _up(self, networks: Sequence[str]) -> list[str]:
-        """Those that are not switched off."""
+        """The ids of the networks that are not switched off."""
         found = self._of_each("networks", "id", networks, [], _NETWORK_FIELDS, _id_if_up)
         return sorted(network_id for network_id in found if network_id)
 
-    def _router(self, fields: Mapping[str, Any]) -> Router:
+    def _router(self, fields: Mapping[str, Any]) -> RouterView:
         is_ha = bool(fields.get("ha"))
-        return Router(
+        return RouterView(
             id=fields["id"],
             ha=is_ha,
             distributed=bool(fields.get("distributed")),
@@ -109,19 +114,19 @@ class NeutronView:
         fields: Sequence[str],
         make: Callable[[Mapping[str, Any]], T],
     ) -> Iterator[T]:
-        """What has one of `values` as its `name`, piece by piece (R-9)."""
-        for start in range(0, len(values), _IN_A_QUERY):
-            piece = values[start : start + _IN_A_QUERY]
+        """The objects whose field `name` is one of `values`, at most 50 values a query (R-9)."""
+        for start in range(0, len(values), _MOST_IDS):
+            piece = values[start : start + _MOST_IDS]
             named = [(name, value) for value in piece]
             for found in self._all(kind, [*named, *query], fields):
                 try:
-                    if found[name] in piece:  # whatever Neutron made of the question
+                    if found[name] in piece:  # Neutron may answer more than it was asked for
                         yield make(found)
                 except (KeyError, TypeError, AttributeError, ValueError):
-                    raise Unavailable(f"Neutron: one of the {kind} is in a form that is unknown") from None
+                    raise Unavailable(f"Neutron: an object of {kind} has an unknown form") from None
 
     def _all(self, kind: str, query: Query, fields: Sequence[str]) -> Iterator[Any]:
-        """Every page (R-10)."""
+        """The objects of every page (R-10)."""
         return items(kind, query, fields, lambda page: self._page(kind, page))
 
     def _page(self, kind: str, query: Query) -> bytes:
@@ -129,6 +134,44 @@ class NeutronView:
         if response.status_code != 200:
             raise Unavailable(f"Neutron answers {response.status_code} to a query for {kind}")
         return response.content
+
+
+class HaStates:
+    """On which HA routers this node has the primary replica, from the files of Neutron's L3 agent (spec 4.8).
+
+    `directory` has a directory for each router, with a file `state`. A replica counts as primary after
+    `settle` seconds, so that a router that changes again and again causes no work.
+    """
+
+    def __init__(self, directory: Path, settle: float) -> None:
+        self._directory = directory
+        self._settle = settle
+        self._primaries: frozenset[str] = frozenset()  # when `look` was called last
+
+    def look(self) -> frozenset[str] | None:
+        """The ids of the routers whose primary replica is here; None when the files cannot be read."""
+        try:
+            self._primaries = frozenset(
+                path.name for path in self._directory.iterdir() if self.is_primary(path.name)
+            )
+        except FileNotFoundError:
+            self._primaries = frozenset()
+        except (OSError, Unavailable):
+            return None
+        return self._primaries
+
+    def is_primary(self, router_id: str) -> bool:
+        """Whether this node has the primary replica of a router; raises `Unavailable`."""
+        try:
+            with (self._directory / router_id / "state").open() as file:
+                is_primary = file.read(_LONGEST_STATE).strip() in _PRIMARY
+                age = time.time() - os.fstat(file.fileno()).st_mtime
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise Unavailable(f"the state file of an HA router cannot be read: {error}") from None
+        # The agent writes the same state again when it starts: a router that was primary stays primary.
+        return is_primary and (router_id in self._primaries or not 0 <= age < self._settle)
 
 
 def _owned_by(owners: Sequence[str]) -> Query:
@@ -139,9 +182,9 @@ def _id_if_up(fields: Mapping[str, Any]) -> str | None:
     return fields["id"] if fields["admin_state_up"] else None
 
 
-def _subnet(fields: Mapping[str, Any]) -> Subnet:
-    ipaddress.ip_network(fields["cidr"])  # a ValueError here rather than in the plan
-    return Subnet(
+def _subnet(fields: Mapping[str, Any]) -> SubnetView:
+    ipaddress.ip_network(fields["cidr"])  # raises ValueError here, not later in the plan
+    return SubnetView(
         id=fields["id"],
         network_id=fields["network_id"],
         cidr=fields["cidr"],

@@ -1,6 +1,8 @@
-"""What must be there on a node, decided from a `View` and the options: pure (spec 4.2 to 4.9).
+"""The plan of a node: what each namespace needs so that guests get metadata (spec 4.2 to 4.9).
 
-The same view and options give the same plan, in whatever order the view lists things.
+`plan` makes a plan from a `NodeView` and the options, without any I/O. The same view and options give the
+same plan, whatever the order of the lists in the view. `dumps` and `loads` turn a plan into text and back:
+the planner sends this text, and the process that applies a plan as root checks every field of it.
 """
 
 import dataclasses
@@ -11,26 +13,38 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from mdmw.node.rules import RouterRules
-from mdmw.node.view import Bridge, Router, Subnet, View
+from mdmw.node.view import Bridge, NodeView, RouterView, SubnetView
 from mdmw.records import METADATA_ADDRESS, METADATA_ADDRESS_V6, Scope
 from mdmw.resolvers.contract import NETWORK_OWNER_PREFIX, ROUTER_INTERFACE_OWNERS, Port
 
+T = TypeVar("T")
+Check = Callable[[Any], T]
+
 METADATA_PORT = 80
-#: What radvd is told (P-8).
+#: Line for radvd that announces the metadata address (P-8).
 RA_ROUTE = f"route {METADATA_ADDRESS_V6}/128 {{ }};"
 _METADATA_NETWORK = ipaddress.IPv4Network("169.254.0.0/16")
 _METADATA_ROUTE = f"{METADATA_ADDRESS}/32"
 _ANYWHERE = "0.0.0.0/0"
 _OVN_OWNER, _OVN_DEVICE = "network:distributed", "ovnmeta-"
-#: What dnsmasq does on an IPv6 subnet: it announces all of them, and gives addresses where nothing is said.
+#: `ipv6_address_mode` of a subnet -> mode of dnsmasq. In every other mode dnsmasq gives out addresses.
 _RANGE_MODES = {"slaac": "ra-only", "dhcpv6-stateless": "ra-stateless"}
-_DEVICE_ID_LENGTH = 11  # of a port's id in the name of its device
+_DEVICE_ID_LENGTH = 11  # characters of a port's id in the name of its device
+
+LONGEST = 64 * 1024 * 1024  # characters of a plan as text
+_MOST_ITEMS = 100_000  # in one list of a plan
+_UUID = "[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+_MAC = "[0-9a-f]{2}(?::[0-9a-f]{2}){5}"
+_PORT_START = "[0-9a-fA-F-]{11}"
+_ADDRESS = "[0-9a-fA-F.:]{2,45}"
+_MODES = "(?:static|ra-only|ra-stateless)"
+_METADATA_ADDRESSES = (METADATA_ADDRESS, METADATA_ADDRESS_V6)
+_ALL_ADDRESSES = ("0.0.0.0", "::")  # noqa: S104 - the rules of the router keep others out (P-7)
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options of dhcp_agent.ini and l3_agent.ini that count (spec 5.2, 5.3), by their names there."""
+    """The options of Neutron's dhcp_agent.ini and l3_agent.ini that a plan depends on (spec 5.2, 5.3)."""
 
     force_metadata: bool = False
     enable_isolated_metadata: bool = False
@@ -46,8 +60,8 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Listener:
-    """Where a namespace is listened in, and whose guests arrive there. `address` "::" takes IPv4 too."""
+class PlannedListener:
+    """A listening socket that a namespace needs. `scope` says whose guests arrive. "::" is for IPv4 too."""
 
     address: str
     port: int
@@ -57,7 +71,7 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """A device of a namespace that is ours to make: a cable to a bridge; `outer` is its end on the host."""
+    """A veth pair that mdmw makes: `device` in the namespace, and `outer` on the host, a port of `bridge`."""
 
     device: str
     outer: str
@@ -68,7 +82,7 @@ class Wire:
 
 @dataclass(frozen=True, slots=True)
 class DhcpServer:
-    """The DHCP that is ours to serve: values of dnsmasq's `--dhcp-range`, and lines of its hosts file."""
+    """What the dnsmasq of mdmw serves: values of its option `--dhcp-range`, and lines of its hosts file."""
 
     ranges: tuple[str, ...]
     hosts: tuple[str, ...]
@@ -76,12 +90,12 @@ class DhcpServer:
 
 @dataclass(frozen=True, slots=True)
 class DhcpPlan:
-    """What `qdhcp-<network>` needs.
+    """What the namespace `qdhcp-<network>` needs.
 
-    `addresses` are those of the DHCP port, with prefix length, in order (P-2); `gateways` the
-    default routes, at most one per IP version (P-6); `options` the lines of dnsmasq's file (4.5).
-    `row` is the row of the table of spec 4.3 that decided whether metadata is served here.
-    Without a `wire`, namespace, device and DHCP are Neutron's.
+    `addresses` has the addresses of the DHCP port with prefix length, in order (P-2). `gateways` has the
+    default routes, at most one for each IP version (P-6). `options` has the lines of dnsmasq's options file
+    (4.5). `row` is the row of the table in spec 4.3 that decided whether metadata is served here. Without a
+    `wire`, Neutron makes the namespace and the device, and serves DHCP.
     """
 
     namespace: str
@@ -90,7 +104,7 @@ class DhcpPlan:
     addresses: tuple[str, ...]
     gateways: tuple[str, ...]
     options: tuple[str, ...]
-    listeners: tuple[Listener, ...]
+    listeners: tuple[PlannedListener, ...]
     row: int
     warnings: tuple[str, ...] = ()
     wire: Wire | None = None
@@ -98,16 +112,38 @@ class DhcpPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class RouterPlan:
-    """What `qrouter-<router>` needs; `ra_routes` are radvd's route lines for each device (P-8).
+class RouterRules:
+    """What the firewall of a router does with packets from guests to the metadata address (P-7, P-16).
 
-    Without `wires`, namespace and devices are Neutron's. `addresses` are (device, address) of the wires.
+    The packets are always marked with `mark`. `redirect_to` is the port of the local listener, or None
+    without one. Marked packets leave the router only by the devices in `forward_to`, and lose the mark there:
+    Neutron's L3 agent has rules after these, which drop marked packets.
+    """
+
+    mark: int = 0x1
+    redirect_to: int | None = 9697
+    forward_to: tuple[str, ...] = ()
+    ipv6: bool = True
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The IP versions that the rules are for: 4, or 4 and 6."""
+        return (4, 6) if self.ipv6 else (4,)
+
+
+@dataclass(frozen=True, slots=True)
+class RouterPlan:
+    """What the namespace `qrouter-<router>` needs.
+
+    `ra_routes` has pairs of a device and a line for radvd (P-8). `addresses` has pairs of a device and an
+    address with prefix length, for the devices of `wires`. Without `wires`, Neutron makes the namespace and
+    the devices.
     """
 
     namespace: str
     router_id: str
     rules: RouterRules
-    listeners: tuple[Listener, ...]
+    listeners: tuple[PlannedListener, ...]
     ra_routes: tuple[tuple[str, str], ...] = ()
     wires: tuple[Wire, ...] = ()
     addresses: tuple[tuple[str, str], ...] = ()
@@ -115,23 +151,23 @@ class RouterPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything, sorted by namespace."""
+    """What all namespaces of the node need, sorted by namespace."""
 
     dhcp: tuple[DhcpPlan, ...] = ()
     routers: tuple[RouterPlan, ...] = field(default=())
 
 
-def plan(view: View, options: Options) -> Plan:
-    """What must be there."""
-    known = _Known(view)
-    networks = [_Network(network_id, known, options) for network_id in sorted(set(view.networks))]
+def plan(view: NodeView, options: Options) -> Plan:
+    """What the node needs."""
+    index = _Index(view)
+    networks = [_Network(network_id, index, options) for network_id in sorted(set(view.networks))]
     dhcp = [network.plan(port) for network in networks for port in network.local_dhcp_ports]
-    routers = [_router(router, known, options) for router in sorted(view.routers, key=lambda one: one.id)]
+    routers = [_router(router, index, options) for router in sorted(view.routers, key=lambda one: one.id)]
     return Plan(tuple(dhcp), tuple(routers))
 
 
-def is_isolated(subnet: Subnet, ports: Iterable[Port]) -> bool:
-    """P-1: no router's interface has the subnet's gateway address; `ports` are those of its network."""
+def is_isolated(subnet: SubnetView, ports: Iterable[Port]) -> bool:
+    """Whether no router interface has the gateway address of the subnet (P-1). `ports`: of its network."""
     return subnet.gateway_ip is None or not any(
         (_normal(subnet.gateway_ip), subnet.id) == (_normal(address), subnet_id)
         for port in ports
@@ -140,8 +176,8 @@ def is_isolated(subnet: Subnet, ports: Iterable[Port]) -> bool:
     )
 
 
-def serves(subnets: Sequence[Subnet], ports: Sequence[Port], options: Options) -> tuple[bool, int]:
-    """Whether the DHCP side serves a network, and the row of the table of spec 4.3 that says so."""
+def serves(subnets: Sequence[SubnetView], ports: Sequence[Port], options: Options) -> tuple[bool, int]:
+    """Whether the DHCP namespace serves the network, and the row of the table in spec 4.3 that says so."""
     with_dhcp = [subnet for subnet in subnets if subnet.enable_dhcp]
     if any(_is_ovn_metadata(port) for port in ports):
         return False, 1
@@ -158,22 +194,22 @@ def serves(subnets: Sequence[Subnet], ports: Sequence[Port], options: Options) -
     return False, 7
 
 
-def is_metadata_subnet(subnet: Subnet) -> bool:
-    """Whether a subnet makes its network a metadata access network (4.9)."""
+def is_metadata_subnet(subnet: SubnetView) -> bool:
+    """Whether the subnet makes its network a metadata access network (spec 4.9)."""
     network = ipaddress.ip_network(subnet.cidr)
     return isinstance(network, ipaddress.IPv4Network) and network.subnet_of(_METADATA_NETWORK)
 
 
-class _Known:
-    """A view, arranged for look-ups."""
+class _Index:
+    """The parts of a view by id, network and router."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: NodeView) -> None:
         self.dhcp_ports = view.dhcp_ports
         self.subnets = {subnet.id: subnet for subnet in view.subnets}
         self.bridges = {bridge.network_id: bridge for bridge in view.bridges}
-        self.subnets_of: dict[str, list[Subnet]] = {}
+        self.subnets_of: dict[str, list[SubnetView]] = {}
         self.ports_of: dict[str, list[Port]] = {}
-        self.interfaces_of: dict[str, list[Port]] = {}  # of each router
+        self.interfaces_of: dict[str, list[Port]] = {}  # by router
         for subnet in sorted(view.subnets, key=lambda one: one.id):
             self.subnets_of.setdefault(subnet.network_id, []).append(subnet)
         for port in sorted(view.ports, key=lambda one: one.id):
@@ -183,15 +219,15 @@ class _Known:
 
 
 class _Network:
-    """One network of a view, with what belongs to it in a fixed order."""
+    """One network of a view, with its subnets and ports in a fixed order."""
 
-    def __init__(self, network_id: str, known: _Known, options: Options) -> None:
+    def __init__(self, network_id: str, index: _Index, options: Options) -> None:
         self.id = network_id
         self._options = options
-        self._subnets = known.subnets_of.get(network_id, [])
-        self._ports = known.ports_of.get(network_id, [])
-        self._bridge = known.bridges.get(network_id)
-        self.local_dhcp_ports = [port for port in self._ports if port.id in known.dhcp_ports]
+        self._subnets = index.subnets_of.get(network_id, [])
+        self._ports = index.ports_of.get(network_id, [])
+        self._bridge = index.bridges.get(network_id)
+        self.local_dhcp_ports = [port for port in self._ports if port.id in index.dhcp_ports]
 
     def plan(self, port: Port) -> DhcpPlan:
         """What the namespace of this DHCP port needs."""
@@ -199,7 +235,7 @@ class _Network:
         device = device_name(self._options.dhcp_device_prefix, port)
         scope, warnings = self._scope()
         if len(self.local_dhcp_ports) > 1 and self._has_ipv6:
-            warnings += (f"network {self.id}: several DHCP ports on this node; IPv6 metadata is left out",)
+            warnings += (f"network {self.id}: no IPv6 metadata, because several DHCP ports are on this node",)
         return DhcpPlan(
             namespace=f"qdhcp-{self.id}",
             network_id=self.id,
@@ -223,7 +259,7 @@ class _Network:
         return self._has_ipv6 and len(self.local_dhcp_ports) == 1
 
     def _scope(self) -> tuple[Scope, tuple[str, ...]]:
-        """4.9: a metadata access network speaks for the router that it is attached to."""
+        """Whose guests the network's listeners serve: the router of a metadata access network (spec 4.9)."""
         if not (
             self._options.enable_metadata_network
             and any(is_metadata_subnet(subnet) for subnet in self._subnets)
@@ -233,11 +269,11 @@ class _Network:
         if not routers:
             return Scope("network", self.id), ()
         others = sorted(set(routers) - {routers[0]})
-        text = f"metadata network {self.id}: router {routers[0]} is served, not {', '.join(others)}"
+        text = f"metadata network {self.id}: only router {routers[0]} is served, and not {', '.join(others)}"
         return Scope("router", routers[0]), (text,) if others else ()
 
     def _addresses(self, port: Port) -> Iterable[str]:
-        """P-2, P-4: the port's own first, then the metadata addresses."""
+        """The addresses of the port, then the metadata addresses (P-2, P-4)."""
         subnets = {subnet.id: subnet for subnet in self._subnets}
         own = [(address, subnets[subnet_id]) for address, subnet_id in port.fixed_ips if subnet_id in subnets]
         yield from (_with_prefix(address, subnet) for address, subnet in own)
@@ -248,7 +284,7 @@ class _Network:
                 yield f"{METADATA_ADDRESS_V6}/128"
 
     def _gateways(self) -> Iterable[str]:
-        """P-6: the gateway of the first subnet with DHCP, for each IP version."""
+        """The gateway of the first subnet with DHCP, for each IP version (P-6)."""
         for version in (4, 6):
             found = [
                 s.gateway_ip for s in self._subnets if s.version == version and s.enable_dhcp and s.gateway_ip
@@ -256,7 +292,7 @@ class _Network:
             yield from found[:1]
 
     def _server(self) -> DhcpServer:
-        """As Neutron's DHCP agent calls dnsmasq: nobody who is not known gets an address."""
+        """What dnsmasq gets from Neutron's DHCP agent too: only known ports get an address."""
         ranges = []
         for subnet in self._subnets:
             network = ipaddress.ip_network(subnet.cidr)
@@ -278,18 +314,18 @@ class _Network:
                     name = "host-" + address.replace(".", "-").replace(":", "-")
                     yield f"{port.mac},{name},{f'[{address}]' if ':' in address else address}"
 
-    def _listeners(self, scope: Scope, device: str) -> Iterable[Listener]:
-        yield Listener(METADATA_ADDRESS, METADATA_PORT, scope)
+    def _listeners(self, scope: Scope, device: str) -> Iterable[PlannedListener]:
+        yield PlannedListener(METADATA_ADDRESS, METADATA_PORT, scope)
         if self._ipv6_metadata:
-            yield Listener(METADATA_ADDRESS_V6, METADATA_PORT, scope, device)
+            yield PlannedListener(METADATA_ADDRESS_V6, METADATA_PORT, scope, device)
 
-    def _option_lines(self, subnet: Subnet, port: Port) -> Iterable[str]:
-        """Spec 4.5, for one subnet."""
+    def _option_lines(self, subnet: SubnetView, port: Port) -> Iterable[str]:
+        """The lines of one subnet for dnsmasq's options file (spec 4.5)."""
         if not subnet.enable_dhcp:
             return
         tag = f"tag:subnet-{subnet.id}"
         if subnet.version == 6:
-            # To be announced by ours; where that is Neutron's radvd, it is told by Neutron.
+            # The dnsmasq of mdmw announces the servers. Where Neutron's radvd does, Neutron tells radvd.
             if subnet.dns_nameservers and (self._bridge or subnet.ipv6_address_mode != "slaac"):
                 servers = ",".join(f"[{server}]" for server in subnet.dns_nameservers)
                 yield f"{tag},option6:dns-server,{servers}"
@@ -303,7 +339,7 @@ class _Network:
             yield f"{tag},249,{text}"
         yield f"{tag},option:router,{gateway}" if gateway else f"{tag},option:router"
 
-    def _routes(self, subnet: Subnet, port: Port) -> tuple[list[tuple[str, str]], str | None]:
+    def _routes(self, subnet: SubnetView, port: Port) -> tuple[list[tuple[str, str]], str | None]:
         gateway = subnet.gateway_ip
         routes = [
             (other.cidr, "0.0.0.0")  # noqa: S104 - "on this link" in option 121
@@ -319,10 +355,10 @@ class _Network:
         if hop_to_metadata and (_METADATA_ROUTE, hop_to_metadata) not in routes:
             routes.append((_METADATA_ROUTE, hop_to_metadata))
         if routes and gateway:
-            routes.append((_ANYWHERE, gateway))  # who gets option 121 ignores option 3 (RFC 3442)
+            routes.append((_ANYWHERE, gateway))  # a client that gets option 121 ignores option 3 (RFC 3442)
         return routes, gateway
 
-    def _metadata_hop(self, subnet: Subnet, port: Port) -> str | None:
+    def _metadata_hop(self, subnet: SubnetView, port: Port) -> str | None:
         ovn = next((p for p in self._ports if _is_ovn_metadata(p)), None)
         if ovn:
             return _address_on(ovn, subnet)
@@ -332,12 +368,12 @@ class _Network:
         return None if isolated else subnet.gateway_ip
 
 
-def _router(router: Router, known: _Known, options: Options) -> RouterPlan:
-    interfaces, subnets, bridges = known.interfaces_of.get(router.id, []), known.subnets, known.bridges
+def _router(router: RouterView, index: _Index, options: Options) -> RouterPlan:
+    interfaces, subnets, bridges = index.interfaces_of.get(router.id, []), index.subnets, index.bridges
 
-    def has(port: Port, wanted: Callable[[Subnet], bool]) -> bool:
-        """Whether a fixed address of `port` is on a subnet for which `wanted` holds."""
-        return any(subnet_id in subnets and wanted(subnets[subnet_id]) for _, subnet_id in port.fixed_ips)
+    def has(port: Port, holds: Callable[[SubnetView], bool]) -> bool:
+        """Whether a fixed address of `port` is on a subnet for which `holds` returns true."""
+        return any(subnet_id in subnets and holds(subnets[subnet_id]) for _, subnet_id in port.fixed_ips)
 
     to_metadata_network = tuple(
         device_name("qr-", port) for port in interfaces if has(port, is_metadata_subnet)
@@ -351,8 +387,8 @@ def _router(router: Router, known: _Known, options: Options) -> RouterPlan:
     runs = options.enable_metadata_proxy and (
         router.distributed or not router.ha or router.is_primary or options.ha_proxy_always
     )
-    address = "::" if options.ipv6 else "0.0.0.0"  # noqa: S104 - its rules keep others out (P-7)
-    listener = Listener(address, options.metadata_port, Scope("router", router.id))
+    address = "::" if options.ipv6 else "0.0.0.0"  # noqa: S104 - the rules of the router keep others out (P-7)
+    listener = PlannedListener(address, options.metadata_port, Scope("router", router.id))
     ra_routes = tuple(
         (device_name("qr-", port), RA_ROUTE)
         for port in interfaces
@@ -380,7 +416,7 @@ def _wire(bridge: Bridge, device: str, port: Port) -> Wire:
 
 
 def device_name(prefix: str, port: Port) -> str:
-    """The name of a port's device on the node: `tap` or `qr-`, and the start of its id."""
+    """The name of a port's device on the node: a prefix such as `tap` or `qr-`, and the start of its id."""
     return f"{prefix}{port.id[:_DEVICE_ID_LENGTH]}"
 
 
@@ -388,11 +424,11 @@ def _is_ovn_metadata(port: Port) -> bool:
     return port.device_owner == _OVN_OWNER and port.device_id == f"{_OVN_DEVICE}{port.network_id}"
 
 
-def _address_on(port: Port, subnet: Subnet) -> str | None:
+def _address_on(port: Port, subnet: SubnetView) -> str | None:
     return next((address for address, subnet_id in port.fixed_ips if subnet_id == subnet.id), None)
 
 
-def _with_prefix(address: str, subnet: Subnet) -> str:
+def _with_prefix(address: str, subnet: SubnetView) -> str:
     return f"{address}/{ipaddress.ip_network(subnet.cidr).prefixlen}"
 
 
@@ -400,25 +436,16 @@ def _normal(address: str) -> str:
     return str(ipaddress.ip_address(address))
 
 
-T = TypeVar("T")
-Check = Callable[[Any], T]
-
-LONGEST = 64 * 1024 * 1024  # characters
-_MOST = 100_000  # of anything in a list
-_UUID = "[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
-_MAC = "[0-9a-f]{2}(?::[0-9a-f]{2}){5}"
-_PORT_START = "[0-9a-fA-F-]{11}"
-_ADDRESS = "[0-9a-fA-F.:]{2,45}"
-_MODES = "(?:static|ra-only|ra-stateless)"
+# --- a plan as text ---------------------------------------------------------------------
 
 
 def dumps(plan: Plan) -> str:
-    """JSON."""
+    """A plan as JSON, for `loads`."""
     return json.dumps(dataclasses.asdict(plan))
 
 
 def loads(text: str) -> Plan:
-    """Raises ValueError, one line, for anything that is not a plan."""
+    """The plan that a text describes; raises ValueError, with one line, for any other text."""
     if len(text) > LONGEST:
         raise ValueError(f"a plan of more than {LONGEST} characters")
     try:
@@ -428,14 +455,17 @@ def loads(text: str) -> Plan:
     plan = _PLAN(value)
     for dhcp in plan.dhcp:
         _require(dhcp.namespace == f"qdhcp-{dhcp.network_id}", "a namespace of another network")
-        for place in dhcp.listeners:
-            _require(place.address in _METADATA and place.port == 80, "a listener where no guest is served")
+        for listener in dhcp.listeners:
+            _require(
+                listener.address in _METADATA_ADDRESSES and listener.port == METADATA_PORT,
+                "a listener where no guest is served",
+            )
     for router in plan.routers:
         _require(router.namespace == f"qrouter-{router.router_id}", "a namespace of another router")
-        for place in router.listeners:
-            _require(place.address in _ANY, "a listener where no guest is served")
-            _require(place.port == router.rules.redirect_to, "a listener that the rules do not guard")
-            _require(place.scope == Scope("router", router.router_id), "a listener of another router")
+        for listener in router.listeners:
+            _require(listener.address in _ALL_ADDRESSES, "a listener where no guest is served")
+            _require(listener.port == router.rules.redirect_to, "a listener that the rules do not guard")
+            _require(listener.scope == Scope("router", router.router_id), "a listener of another router")
     return plan
 
 
@@ -444,7 +474,7 @@ def _require(holds: bool, otherwise: str) -> None:
         raise ValueError(otherwise)
 
 
-# --- checks -----------------------------------------------------------------------------
+# --- checks of values -------------------------------------------------------------------
 
 
 def _text(what: str, pattern: str) -> Check[str]:
@@ -490,7 +520,7 @@ def _optional(check: Check[T]) -> Check[T | None]:
 
 def _list(check: Check[T]) -> Check[tuple[T, ...]]:
     def check_all(value: Any) -> tuple[T, ...]:
-        _require(isinstance(value, list) and len(value) <= _MOST, "not a list")
+        _require(isinstance(value, list) and len(value) <= _MOST_ITEMS, "not a list")
         return tuple(check(item) for item in value)
 
     return check_all
@@ -505,7 +535,7 @@ def _pair(first: Check[str], second: Check[str]) -> Check[tuple[str, str]]:
 
 
 def _record(make: Callable[..., T], checks: Mapping[str, Check[Any]]) -> Check[T]:
-    """An object with exactly these fields."""
+    """A check of an object that must have exactly these fields."""
 
     def check(value: Any) -> T:
         _require(isinstance(value, dict) and value.keys() == checks.keys(), f"not a {make.__name__}")
@@ -520,28 +550,25 @@ def _record(make: Callable[..., T], checks: Mapping[str, Check[Any]]) -> Check[T
     return check
 
 
-# --- the form of a plan -----------------------------------------------------------------
-
-_METADATA = (METADATA_ADDRESS, METADATA_ADDRESS_V6)
-_ANY = ("0.0.0.0", "::")  # noqa: S104 - its rules keep others out (P-7)
+# --- the form of a plan as text ---------------------------------------------------------
 
 _uuid = _text("a UUID", _UUID)
 _line = _text("a line of text", "[ -~]{1,1000}")
-_plan_text_with_prefix = _parsed("an address with prefix length", ipaddress.ip_interface)
+_address_with_prefix = _parsed("an address with prefix length", ipaddress.ip_interface)
 _address = _parsed("an address", ipaddress.ip_address)
 _device = _text("a device of a port", f"(?:tap|ns-|qr-){_PORT_START}")
 _qr_device = _text("a router's device", f"qr-{_PORT_START}")
 
 _SCOPE = _record(Scope, {"kind": _text("a scope", "network|router"), "id": _uuid})
 _LISTENER = _record(
-    Listener,
+    PlannedListener,
     {"address": _address, "port": _number(1, 65535), "scope": _SCOPE, "device": _optional(_device)},
 )
 _WIRE = _record(
     Wire,
     {
         "device": _device,
-        "outer": _text("a device of ours", f"mdmw{_PORT_START}"),
+        "outer": _text("a device that mdmw made", f"mdmw{_PORT_START}"),
         "bridge": _text("a bridge", "[A-Za-z0-9][A-Za-z0-9_.-]{0,14}"),
         "mac": _text("a MAC address", _MAC),
         "mtu": _optional(_number(68, 65535)),
@@ -562,7 +589,7 @@ _DHCP = _record(
         "namespace": _text("a namespace of a network", f"qdhcp-{_UUID}"),
         "network_id": _uuid,
         "device": _device,
-        "addresses": _list(_plan_text_with_prefix),
+        "addresses": _list(_address_with_prefix),
         "gateways": _list(_address),
         "options": _list(_line),
         "listeners": _list(_LISTENER),
@@ -590,7 +617,7 @@ _ROUTER = _record(
         "listeners": _list(_LISTENER),
         "ra_routes": _list(_pair(_qr_device, _text("a route", re.escape(RA_ROUTE)))),
         "wires": _list(_WIRE),
-        "addresses": _list(_pair(_qr_device, _plan_text_with_prefix)),
+        "addresses": _list(_pair(_qr_device, _address_with_prefix)),
     },
 )
 _PLAN = _record(Plan, {"dhcp": _list(_DHCP), "routers": _list(_ROUTER)})

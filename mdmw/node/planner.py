@@ -1,171 +1,134 @@
-"""The planner as the keeper sees it: a process that says what must be there, started again when it ends."""
+"""The planner: reads a file, a database or Neutron, and sends a plan to the keeper when the plan has changed.
 
+The keeper starts this program as a user without privileges, and checks each message. The program ends with
+the keeper.
+"""
+
+import argparse
 import contextlib
-import logging
+import fcntl
+import gc
+import hashlib
+import mmap
 import os
-import signal
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+import select
+import socket
+import sys
+import time
+from collections.abc import Callable, Hashable
 
-from mdmw.node.channel import FROM_PLANNER, Channel, ChannelError, Message, Shape, pair
-from mdmw.node.crew import Start
-from mdmw.node.loop import Loop
+from mdmw.errors import ConfigError, MdmwError
+from mdmw.identity import drop_all_privileges
+from mdmw.node import settings
+from mdmw.node.channel import Channel, ChannelError, as_line
+from mdmw.node.plan import dumps, plan
+from mdmw.node.settings import NodeSettings
+from mdmw.observe.logs import log_to_stderr
 
-LOG = logging.getLogger(__name__)
-
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds until another is started
-
-
-class Plans(Protocol):
-    """Who is told what a planner says."""
-
-    def apply_to(self, places: Mapping[str, Any]) -> None:
-        """Where plans are to be applied: the fields of `places`."""
-
-    def offer(self, descriptor: int) -> None:
-        """A new plan, in a file that is now the receiver's to close."""
-
-    def confirm(self) -> None:
-        """The newest plan is still right."""
-
-    def doubt(self, why: str) -> None:
-        """What there is cannot be read."""
+_LOOK_EVERY = 1.0  # seconds between two looks at whether the source has changed
+_CONFIRM_EVERY = 60.0  # seconds until the keeper is told again that a file has not changed
+_NO_DIGEST = bytes(hashlib.sha256().digest_size)
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
-class Child:
-    """A process with a channel; `ended` is called when it is gone, unless `end` was."""
+def main() -> int:
+    """Read the options, give up all privileges, and plan until the keeper has ended."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--channel", type=int, required=True)
+    parser.add_argument("--poll-interval", type=float, required=True)
+    parser.add_argument("options", nargs="*", metavar="NAME=VALUE")
+    arguments = parser.parse_args()
+    channel = Channel(socket.socket(fileno=arguments.channel), {})
+    log_to_stderr()
+    try:
+        node = _load(dict(word.split("=", 1) for word in arguments.options))
+    except ConfigError as error:
+        channel.send("refused", why=as_line(str(error)))
+        return 2
+    places = node.places
+    neutron_dhcp = None if places.neutron_dhcp is None else str(places.neutron_dhcp)
+    with contextlib.suppress(ChannelError, BrokenPipeError, ConnectionResetError):  # the keeper has ended
+        channel.send("places", state=str(places.state), neutron_dhcp=neutron_dhcp, firewall=places.firewall)
+        drop_all_privileges()
+        _Planning(node, channel).run(arguments.poll_interval)
+    return 0
 
-    def __init__(
-        self,
-        loop: Loop,
-        start: Start,
-        accepts: Mapping[str, Shape],
-        hear: Callable[["Child", Message], None],
-        ended: Callable[["Child", str], None],
-    ) -> None:
-        ours, its = pair()
-        with its:
-            self._pidfd = os.pidfd_open(start(its))
-        ours.setblocking(False)
-        self._loop = loop
-        self._channel = Channel(ours, accepts)
-        self._on_message = hear
-        self._on_end = ended
-        loop.watch(ours.fileno(), self._hear)
 
-    def tell(self, kind: str, descriptors: Sequence[int] = (), **fields: Any) -> None:
-        """Say something short. That nobody listens any more is heard later."""
-        with contextlib.suppress(OSError):
-            self._channel.send(kind, descriptors, **fields)
+def _load(options: dict[str, str]) -> NodeSettings:
+    node = settings.load(options)
+    for path in (node.places.state, node.places.neutron_dhcp or node.places.state, node.watched):
+        if not path.is_absolute():
+            raise ConfigError(f"node: {path}: an absolute path is allowed")
+    return node
 
-    def end(self) -> None:
-        """Hear it no more, and let it go if it has not; safe to call twice."""
-        if self._channel.sock.fileno() < 0:
-            return
-        self._loop.forget(self._channel.sock.fileno())
-        self._channel.close()
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGTERM)
-        os.close(self._pidfd)
 
-    def _hear(self) -> None:
+class _Planning:
+    """Plans again and again. Raises `ChannelError` and OSError when the keeper has ended."""
+
+    def __init__(self, node: NodeSettings, channel: Channel) -> None:
+        self._node = node
+        self._channel = channel
+        # The digest of the plan that was sent last. The memory is shared with children, which write it too.
+        self._sent_digest = mmap.mmap(-1, len(_NO_DIGEST))
+
+    def run(self, poll_interval: float) -> None:
+        """Send a plan, wait until the source has changed or `poll_interval` seconds are over, and repeat."""
+        seen: Hashable = None
+        while True:
+            before, seen = seen, self._node.look()
+            if self._node.is_polled:
+                self._send_plan()
+                gc.collect()  # the answers of Neutron are a large part of this process
+            elif seen == before and self._sent_digest[:] != _NO_DIGEST:
+                self._channel.send("same")
+            else:
+                _in_a_child(self._send_plan)
+            until = time.monotonic() + (poll_interval if self._node.is_polled else _CONFIRM_EVERY)
+            while time.monotonic() < until and self._node.look() == seen:
+                if select.select([self._channel.sock], [], [], _LOOK_EVERY)[0]:
+                    self._channel.receive()
+
+    def _send_plan(self) -> None:
         try:
-            message = self._channel.receive()
-        except BlockingIOError:
+            text = dumps(plan(self._node.view(), self._node.options)).encode()
+        except MdmwError as error:
+            self._sent_digest[:] = _NO_DIGEST
+            self._channel.send("trouble", why=as_line(str(error)))
             return
-        except (ChannelError, OSError) as error:
-            self.end()
-            self._on_end(self, str(error))
+        digest = hashlib.sha256(text).digest()
+        if digest == self._sent_digest[:]:
+            self._channel.send("same")
             return
-        self._on_message(self, message)
+        descriptor = _sealed_file(text)
+        try:
+            self._channel.send("plan", [descriptor])
+        finally:
+            os.close(descriptor)
+        self._sent_digest[:] = digest
 
 
-class Planner:
-    """The planner, from one process to the next.
+def _in_a_child(work: Callable[[], None]) -> None:
+    """Do `work` in a child process: what reading a file takes in memory goes away with the child."""
+    child = os.fork()
+    if child == 0:
+        work()
+        sys.exit()
+    if os.waitpid(child, 0)[1]:
+        sys.exit(1)
 
-    `ready` is called once, when the first process has read its options; `refused`, with one line, when it
-    cannot. A later one that cannot is told of in the log, and the one before goes on.
-    """
 
-    def __init__(
-        self,
-        loop: Loop,
-        start: Start,
-        plans: Plans,
-        ready: Callable[[], None],
-        refused: Callable[[str], None],
-    ) -> None:
-        self._loop = loop
-        self._start = start
-        self._plans = plans
-        self._on_ready = ready
-        self._on_refused = refused
-        self._current: Child | None = None
-        self._next: Child | None = None
-        self._is_new = True
-        self._is_ending = False
-        self._pause = _FIRST_PAUSE
+def _sealed_file(text: bytes) -> int:
+    """A descriptor of a file in memory with this content, which no process can change; raises OSError."""
+    descriptor = os.memfd_create("mdmw-plan", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        with open(descriptor, "wb", closefd=False) as stream:
+            stream.write(text)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
-    def renew(self) -> None:
-        """Start one with the options as they are now; the one before goes when it has read them."""
-        if self._is_ending:
-            return
-        if self._next:
-            self._next.end()
-        self._next = Child(self._loop, self._start, FROM_PLANNER, self._hear, self._ended)
 
-    def end(self) -> None:
-        """Plan no more."""
-        self._is_ending = True
-        for child in (self._current, self._next):
-            if child:
-                child.end()
-
-    def _hear(self, child: Child, message: Message) -> None:
-        # Where plans are applied is believed only before a process has given up its power and met anybody.
-        match message.kind, child is self._next:
-            case "places", True:
-                self._takes_its_place(child, message.fields)
-            case "refused", True:
-                child.end()
-                self._ended(child, str(message.fields["why"]))
-            case "plan", False:
-                self._pause = _FIRST_PAUSE
-                self._plans.offer(message.descriptors[0])
-            case "same", False:
-                self._pause = _FIRST_PAUSE
-                self._plans.confirm()
-            case "trouble", False:
-                self._plans.doubt(str(message.fields["why"]))
-            case _:
-                for descriptor in message.descriptors:
-                    os.close(descriptor)
-                child.end()
-                self._ended(child, f"it said {message.kind!r} at the wrong time")
-
-    def _takes_its_place(self, child: Child, places: Mapping[str, Any]) -> None:
-        if self._current:
-            self._current.end()
-        self._current, self._next = child, None
-        self._plans.apply_to(places)
-        if self._is_new:
-            self._is_new = False
-            self._on_ready()
-
-    def _ended(self, child: Child, why: str) -> None:
-        if child is self._next:
-            self._next = None
-        else:
-            self._current = None
-        if self._is_new:
-            self._on_refused(why)
-        elif self._current:
-            LOG.error("the planner goes on with the options it has: %s", why)
-        else:
-            LOG.error("there is no planner (%s); another is started, the last plan stays in force", why)
-            self._loop.after(self._pause, self._start_again)
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-
-    def _start_again(self) -> None:
-        if not (self._current or self._next):
-            self.renew()
+if __name__ == "__main__":
+    sys.exit(main())

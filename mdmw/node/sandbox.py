@@ -1,8 +1,8 @@
-"""A throw-away network node: the networks, router and guests of an inventory, in namespaces.
+"""A temporary network node for `mdmw demo` and for tests, with the networks and guests of an inventory.
 
-For `mdmw demo` and for tests. Each isolated network gets a `dhcp` namespace with the
-metadata address on its bridge; each router gets one in which port 80 of that address is
-redirected to 9697 (spec 4.6); each guest gets one with its MAC, address and route.
+Each isolated network has a `dhcp` namespace with the metadata address on its bridge. Each router has a
+namespace that redirects port 80 of the metadata address to port 9697 (spec 4.6). Each guest has a namespace
+with its MAC, addresses and routes.
 """
 
 import contextlib
@@ -32,8 +32,8 @@ table ip mdmw {{
 
 
 @dataclass(frozen=True, slots=True)
-class Listener:
-    """Where a proxy must listen, and whose guests arrive there."""
+class SandboxListener:
+    """Where a proxy must listen. `scope` says whose guests arrive there."""
 
     namespace: str
     address: str
@@ -43,14 +43,14 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What was made: where to listen, and the namespace of each guest, by instance id."""
+    """The temporary node: where to listen, and the namespace of each guest by instance id."""
 
-    listeners: tuple[Listener, ...]
+    listeners: tuple[SandboxListener, ...]
     guests: dict[str, str]
 
 
 def obstacle() -> str:
-    """Why there can be no sandbox here, in one line; empty when there can be one."""
+    """Why this host cannot have a sandbox, as one line; empty when it can."""
     if os.geteuid():
         return "not root"
     missing = [program for program in _PROGRAMS if not shutil.which(program)]
@@ -70,7 +70,7 @@ def obstacle() -> str:
 
 @contextlib.contextmanager
 def build(inventory: Inventory) -> Iterator[Site]:
-    """Make it all, and take it all away again; raises `CommandError`. Needs root."""
+    """Make the namespaces, and remove them after the block. Needs root; raises `CommandError`."""
     prefix = f"mdmw-{secrets.token_hex(3)}"
     made: list[str] = []
 
@@ -106,7 +106,7 @@ class _Builder:
         guests = {guest.id: self._guest(guest) for guest in self._inventory.instances}
         return Site(tuple(listeners), guests)
 
-    def _router(self, router: Router) -> Listener:
+    def _router(self, router: Router) -> SandboxListener:
         space = self._namespace(f"router-{next(self._router_numbers)}")
         for interface in router.interfaces:
             network, subnet = self._subnet(interface.subnet_id)
@@ -115,9 +115,9 @@ class _Builder:
             address = interface.address or subnet.gateway_ip
             self._add_address(network, f"{address}/{subnet.cidr.prefixlen}")
         run("ip", "netns", "exec", space, "nft", "-f", "-", stdin=_REDIRECT)
-        return Listener(space, "::", ROUTER_PORT, Scope("router", router.id))
+        return SandboxListener(space, "::", ROUTER_PORT, Scope("router", router.id))
 
-    def _isolated(self, network: Network) -> Listener:
+    def _isolated(self, network: Network) -> SandboxListener:
         space = self._namespace(f"dhcp-{next(self._dhcp_numbers)}")
         self._bridge(network, space, f"tap-{network.id[:8]}")
         for subnet in network.subnets:
@@ -125,7 +125,7 @@ class _Builder:
                 if str(route.destination.network_address) == METADATA_ADDRESS:
                     self._add_address(network, f"{route.nexthop}/{subnet.cidr.prefixlen}")
         self._add_address(network, f"{METADATA_ADDRESS}/32")
-        return Listener(space, METADATA_ADDRESS, METADATA_PORT, Scope("network", network.id))
+        return SandboxListener(space, METADATA_ADDRESS, METADATA_PORT, Scope("network", network.id))
 
     def _bridge(self, network: Network, space: str, name: str) -> None:
         run("ip", "-n", space, "link", "add", name, "type", "bridge")

@@ -1,6 +1,6 @@
-"""What the keeper tells everybody who may read it: a file, replaced as a whole when something has changed.
+"""The status file of the keeper: what mdmw-node listens to and plans, for everybody who may read the file.
 
-`mdmw.observe.node_status` reads it.
+The keeper replaces the file as a whole when something has changed. `mdmw.observe.node_status` reads it.
 """
 
 import json
@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdmw.node.listeners import Listener
+from mdmw.node.listening import Listener
 from mdmw.node.loop import Loop
-from mdmw.observe.background import Seldom
 from mdmw.observe.node_status import FILE, VERSION
 
 LOG = logging.getLogger(__name__)
@@ -26,9 +25,10 @@ _KINDS = {"dhcp": "network", "router": "router"}
 
 @dataclass(frozen=True, slots=True)
 class PlanState:
-    """`asked_at`: when the plan was last known to be right, `applied_at`: when the node last was as planned.
+    """How planning goes.
 
-    Both are seconds since 1970, 0 for never. `problems` are a line each.
+    `asked_at` is when the plan was last known to be right, `applied_at` when the node last was as planned:
+    seconds since 1970, 0 for never. `problems` has one line for each problem.
     """
 
     source: str
@@ -37,11 +37,11 @@ class PlanState:
     problems: tuple[str, ...]
 
 
-class Status:
-    """Writes the file in `directory`, for root and the group of the workers.
+class StatusFile:
+    """Writes the file in `directory`. Root and the group `group` of the workers may read it.
 
-    `plan` gives the state of the plan, or None where nobody plans; `may_tell` is false while another keeper
-    has the say.
+    `since` is when the keeper started, in seconds since 1970. `plan` returns how planning goes, or None
+    without a planner. `may_act` is false while another keeper decides, and then that keeper writes the file.
     """
 
     def __init__(
@@ -51,21 +51,21 @@ class Status:
         group: int,
         since: float,
         plan: Callable[[], PlanState | None],
-        may_tell: Callable[[], bool],
+        may_act: Callable[[], bool],
     ) -> None:
         self._loop = loop
         self._path = directory / FILE
         self._group = group
         self._since = since
         self._plan = plan
-        self._may_tell = may_tell
-        # By key. Made one at a time: who attaches the next does not wait until all are.
+        self._may_act = may_act
+        # JSON by key of the listener, made one at a time: a caller that attaches waits for one, not for all.
         self._listeners: dict[int, str] = {}
         self._written: tuple[PlanState | None, ...] = ()
-        self._seldom = Seldom()
+        self._error = ""
 
     def changed(self, key: int, listener: Listener | None) -> None:
-        """There is another listener, or one less."""
+        """Note that the listener with this key has come, or has gone (None)."""
         if listener:
             self._listeners[key] = _json(_listener(listener))
         else:
@@ -73,20 +73,22 @@ class Status:
         self._written = ()
 
     def tick(self) -> None:
-        """Once a second, beginning now."""
+        """Write the file if something has changed; once called, this repeats every second."""
         plan = self._plan()
-        if self._written != (plan,) and self._may_tell():
+        if self._written != (plan,) and self._may_act():
             try:
                 self._write(plan)
             except OSError as error:
-                if self._seldom.due(self):
-                    LOG.warning("%s cannot be written: %s (said once a minute)", self._path, error.strerror)
+                if str(error) != self._error:
+                    LOG.warning("%s cannot be written: %s", self._path, error.strerror)
+                self._error = str(error)
             else:
                 self._written = (plan,)
+                self._error = ""
         self._loop.after(_EVERY, self.tick)
 
     def _write(self, plan: PlanState | None) -> None:
-        head = _json(_document(plan, self._since)).removesuffix("}")
+        head = _json(_without_listeners(plan, self._since)).removesuffix("}")
         text = f'{head},"listeners":[{",".join(self._listeners.values())}]}}'
         temporary = self._path.with_suffix(".new")
         temporary.unlink(missing_ok=True)
@@ -96,6 +98,12 @@ class Status:
             os.fchmod(descriptor, 0o640)
             file.write(text.encode())
         temporary.replace(self._path)
+
+
+def scope_of(line: str) -> list[str] | None:
+    """Kind and id of the network or router whose namespace a line names; None without a namespace."""
+    match = _NAMESPACE.search(line)
+    return [_KINDS[match[1]], match[2]] if match else None
 
 
 def _json(value: object) -> str:
@@ -112,8 +120,7 @@ def _listener(listener: Listener) -> dict[str, Any]:
     }
 
 
-def _document(plan: PlanState | None, since: float) -> dict[str, Any]:
-    """Without the listeners."""
+def _without_listeners(plan: PlanState | None, since: float) -> dict[str, Any]:
     return {
         "version": VERSION,
         "pid": os.getpid(),
@@ -123,12 +130,6 @@ def _document(plan: PlanState | None, since: float) -> dict[str, Any]:
             "source": plan.source,
             "asked_at": plan.asked_at,
             "applied_at": plan.applied_at,
-            "problems": [{"scope": _scope(line), "text": line} for line in plan.problems],
+            "problems": [{"scope": scope_of(line), "text": line} for line in plan.problems],
         },
     }
-
-
-def _scope(line: str) -> list[str] | None:
-    """Of the namespace that a line is about."""
-    match = _NAMESPACE.search(line)
-    return [_KINDS[match[1]], match[2]] if match else None

@@ -1,4 +1,7 @@
-"""What systemd is told, and what it keeps for the next keeper (sd_notify(3), FileDescriptorStoreMax=)."""
+"""What the keeper tells systemd, and the sockets that systemd holds for the next keeper.
+
+The protocol is that of sd_notify(3). The unit needs FileDescriptorStoreMax=.
+"""
 
 import contextlib
 import logging
@@ -8,56 +11,59 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mdmw.node import channel, namespaces
-from mdmw.node.listeners import Listener
+from mdmw.node.listening import Listener
 
 LOG = logging.getLogger(__name__)
 
 _PATIENCE = 1.0  # seconds
-_FIRST = 3  # descriptors from the store begin here
-_COLON = "_"  # a name in the store has none
+_FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
+_COLON = "_"  # stands for the colon, which a name in the store must not have
 
 
 class Supervisor:
-    """Messages to the supervisor; without one, to nobody."""
+    """Sends messages to systemd. Without NOTIFY_SOCKET in `environ` no message is sent."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         path = environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + path[1:] if path.startswith("@") else path
 
     def ready(self) -> None:
-        """The daemon serves."""
-        self._tell("READY=1")
+        """Say that the daemon serves."""
+        self._send("READY=1")
 
     def main_process(self, pid: int) -> None:
-        """Another process is the daemon now."""
-        self._tell(f"MAINPID={pid}")
+        """Say that the process `pid` is the daemon now."""
+        self._send(f"MAINPID={pid}")
 
     def kept(self, environ: Mapping[str, str]) -> Iterator[Listener]:
-        """The listeners that were held for this process; what is not what its name says is released."""
+        """The listeners that systemd held for this process.
+
+        A socket that does not listen where its name says is closed, and systemd is told to close it too.
+        """
         if environ.get("LISTEN_PID") != str(os.getpid()):
             return
         names = environ.get("LISTEN_FDNAMES", "").split(":")
-        for descriptor, name in enumerate(names[: int(environ.get("LISTEN_FDS", "0"))], _FIRST):
+        for descriptor, name in enumerate(names[: int(environ.get("LISTEN_FDS", "0"))], _FIRST_DESCRIPTOR):
             os.set_inheritable(descriptor, False)
             sock = socket.socket(fileno=descriptor)
             listener = _parsed(name, sock)
-            if listener and matches(listener):
+            if listener and _listens_as_named(listener):
                 yield listener
             else:
                 sock.close()
-                self._tell(f"FDSTOREREMOVE=1\nFDNAME={name}")
+                self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
     def keep(self, listener: Listener) -> None:
-        """Hold a socket open while there is no keeper; one whose namespace has no name cannot be."""
+        """Have systemd hold a socket while no keeper runs. Nothing is held for a namespace without a name."""
         if listener.namespace:
-            self._tell(f"FDSTORE=1\nFDPOLL=0\nFDNAME={_name(listener)}", [listener.sock.fileno()])
+            self._send(f"FDSTORE=1\nFDPOLL=0\nFDNAME={_name(listener)}", [listener.sock.fileno()])
 
     def release(self, listener: Listener) -> None:
-        """No longer."""
-        self._tell(f"FDSTOREREMOVE=1\nFDNAME={_name(listener)}")
+        """Have systemd close a socket that it holds."""
+        self._send(f"FDSTOREREMOVE=1\nFDNAME={_name(listener)}")
 
-    def _tell(self, text: str, descriptors: Sequence[int] = ()) -> None:
-        """Guests do not wait for a supervisor that does not listen: it is told no more then."""
+    def _send(self, text: str, descriptors: Sequence[int] = ()) -> None:
+        """Send a message. After one timeout no more are sent, so that guests do not wait for systemd."""
         if not self._address:
             return
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
@@ -66,12 +72,12 @@ class Supervisor:
             try:
                 socket.send_fds(sock, [text.encode()], list(descriptors))
             except TimeoutError:
-                LOG.warning("systemd takes no messages; a restart may lose connections")
+                LOG.warning("systemd takes no messages; a restart of mdmw-node may lose connections")
                 self._address = ""
 
 
-def matches(listener: Listener) -> bool:
-    """Whether the socket listens where it should, in the namespace that has the name now."""
+def _listens_as_named(listener: Listener) -> bool:
+    """Whether the socket listens at its bind, in the namespace that has the name now."""
     sock, bind = listener.sock, listener.bind
     try:
         return (
@@ -85,6 +91,7 @@ def matches(listener: Listener) -> bool:
 
 
 def _name(listener: Listener) -> str:
+    """The name of a socket in the store, from which `_parsed` makes the listener again."""
     bind = listener.bind
     words = (
         *(listener.namespace, bind.address, str(bind.port), bind.device or ""),
@@ -94,6 +101,7 @@ def _name(listener: Listener) -> str:
 
 
 def _parsed(name: str, sock: socket.socket) -> Listener | None:
+    """The listener with this name in the store; None when the name is not one of ours."""
     words = name.split(",")
     if len(words) != 7:
         return None

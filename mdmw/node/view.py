@@ -1,6 +1,6 @@
-"""What the plan is made from: networks, subnets, ports and routers, as a cloud or a file tells them.
+"""What a plan is made from: the networks, subnets, ports and routers of a cloud or of an inventory file.
 
-Plain values. Lists of Neutron come in any order; `plan` sorts where order matters.
+Plain values. Neutron sends lists in any order; `plan` sorts them where the order matters.
 """
 
 import ipaddress
@@ -10,8 +10,8 @@ from mdmw.resolvers.contract import Port
 
 
 @dataclass(frozen=True, slots=True)
-class Subnet:
-    """A subnet as Neutron describes it; `host_routes` are (destination, next hop)."""
+class SubnetView:
+    """A subnet, with the fields of Neutron's API. `host_routes` are pairs of destination and next hop."""
 
     id: str
     network_id: str
@@ -25,13 +25,13 @@ class Subnet:
 
     @property
     def version(self) -> int:
-        """4 or 6."""
+        """The IP version, 4 or 6."""
         return ipaddress.ip_network(self.cidr).version
 
 
 @dataclass(frozen=True, slots=True)
-class Router:
-    """A router; `is_primary` is the state of this node's replica and counts for `ha` only."""
+class RouterView:
+    """A router. `is_primary`: whether this node has the primary replica; counts only with `ha`."""
 
     id: str
     ha: bool = False
@@ -41,9 +41,9 @@ class Router:
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """The bridge of this host that is a network, where there is no Neutron.
+    """The bridge of this host that carries a network, on a host without Neutron.
 
-    The network's namespaces, its DHCP and its routers' devices are then ours to make.
+    mdmw then makes the network's namespace, serves DHCP, and makes the devices of the network's routers.
     """
 
     network_id: str
@@ -52,12 +52,12 @@ class Bridge:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """Everything at one moment. `dhcp_ports` are the ids of the DHCP ports that are on this node."""
+class NodeView:
+    """All of this at one moment. `dhcp_ports` has the ids of the DHCP ports that are on this node."""
 
     networks: tuple[str, ...] = ()
-    subnets: tuple[Subnet, ...] = ()
+    subnets: tuple[SubnetView, ...] = ()
     ports: tuple[Port, ...] = ()
-    routers: tuple[Router, ...] = ()
+    routers: tuple[RouterView, ...] = ()
     dhcp_ports: frozenset[str] = field(default_factory=frozenset)
     bridges: tuple[Bridge, ...] = ()

@@ -1,7 +1,7 @@
-"""A worker: serves guests on listening sockets that the keeper hands over.
+"""A worker: serves guests on listening sockets that the keeper sends.
 
-A connection costs a greenlet, which runs `mdmw.node.conversation`. A worker has no privileges, and nothing
-that it can say to the keeper asks for anything.
+A worker has no privileges, and no message that it can send asks the keeper for anything. Each connection has
+a greenlet, which runs `mdmw.node.conversation`.
 """
 
 import _socket
@@ -28,30 +28,30 @@ from mdmw.records import Scope
 
 LOG = logging.getLogger(__name__)
 
-_TURN = 4  # connections accepted of one listener before the others have their turn
-_NEXT_REQUEST = 1.0  # seconds for a guest that keeps its connection, when the daemon is stopped
-_PAUSE = 0.1  # seconds, when there was no descriptor left
+_TURN = 4  # connections that a listener accepts before the next listener has its turn
+_NEXT_REQUEST = 1.0  # seconds that an idle connection stays open when the daemon is stopped
+_PAUSE = 0.1  # seconds until the next accept, after an error such as "no descriptor left"
 _ABORTED = (errno.ECONNABORTED, errno.EPROTO, errno.EINTR)
 
 
 class Worker:
-    """Serves `application` on what comes over `sock`, with at most `connections` at a time.
+    """Serves `application` on the listening sockets that arrive over `sock`.
 
-    `config` is gunicorn's.
+    `config` is gunicorn's. `connections` is the largest number of open connections.
     """
 
     def __init__(self, application: App, config: Config, sock: socket.socket, connections: int) -> None:
         self._service = Service(application, config, patience=config.keepalive)
         self._channel = Channel(sock, TO_WORKER)
         self._most = connections
-        self._listeners: dict[int, Listener] = {}
-        self._waiting: set[Listener] = set()  # for room
+        self._listeners: dict[int, SharedListener] = {}
+        self._without_room: set[SharedListener] = set()
         self._conversations: set[Conversation] = set()
         self._greenlets = Group()
         self._end = Event()
 
     def run(self) -> None:
-        """Until the keeper or SIGTERM ends it. When the keeper goes away, what is served is served on."""
+        """Serve until the keeper or SIGTERM ends the worker. Without a keeper, the worker goes on."""
         gevent.signal_handler(signal.SIGTERM, self._stop)
         gevent.spawn(self._obey)
         self._channel.send("ready")
@@ -60,19 +60,19 @@ class Worker:
             self._remove(key)
         self._greenlets.join(self._service.config.graceful_timeout)
 
-    def has_room(self, listener: "Listener") -> bool:
-        """Each listener may have as many connections as are free.
+    def has_room(self, listener: "SharedListener") -> bool:
+        """Whether a listener may accept a connection: it may have as many as are free then.
 
-        So a few that are flooded share what there is, and always leave as much for the others.
+        So listeners that are flooded always leave room for the others.
         """
         return listener.open < self._most - len(self._conversations)
 
-    def wait_for_room(self, listener: "Listener") -> None:
-        """Have `listener` accept again when a connection has ended."""
-        self._waiting.add(listener)
+    def wait_for_room(self, listener: "SharedListener") -> None:
+        """Have `listener` accept again when a connection has ended and there is room."""
+        self._without_room.add(listener)
 
-    def begin(self, listener: "Listener", descriptor: int, address: Any) -> Conversation:
-        """The conversation on a connection that `listener` has accepted; it counts from now on."""
+    def begin(self, listener: "SharedListener", descriptor: int, address: Any) -> Conversation:
+        """The conversation on a connection that `listener` has accepted. It counts as open now."""
         sock = gevent.socket.socket(
             listener.family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=descriptor
         )
@@ -82,12 +82,12 @@ class Worker:
         listener.accepted += 1
         return conversation
 
-    def serve(self, listener: "Listener", conversation: Conversation) -> None:
+    def serve(self, listener: "SharedListener", conversation: Conversation) -> None:
         """Have a greenlet run the conversation."""
         self._greenlets.start(gevent.Greenlet(self._serve, listener, conversation))
 
-    def _serve(self, listener: "Listener", conversation: Conversation | None) -> None:
-        """Also serve connections that wait by then: a new greenlet for each would cost more."""
+    def _serve(self, listener: "SharedListener", conversation: Conversation | None) -> None:
+        """Serve a connection, and then connections that wait: a new greenlet for each would cost more."""
         for _ in range(_TURN):
             if conversation:
                 self._converse(listener, conversation)
@@ -95,14 +95,14 @@ class Worker:
         if conversation:
             self.serve(listener, conversation)
 
-    def _converse(self, listener: "Listener", conversation: Conversation) -> None:
+    def _converse(self, listener: "SharedListener", conversation: Conversation) -> None:
         try:
             conversation.run()
         finally:
             self._conversations.discard(conversation)
             listener.open -= 1
-            for waiting in [one for one in self._waiting if self.has_room(one)]:
-                self._waiting.discard(waiting)
+            for waiting in [one for one in self._without_room if self.has_room(one)]:
+                self._without_room.discard(waiting)
                 waiting.accept_again()
 
     def _obey(self) -> None:
@@ -122,17 +122,17 @@ class Worker:
                 else:
                     self._stop()
         except (ChannelError, OSError) as error:
-            LOG.warning("no more word from the keeper: %s; what is served is served on", error)
+            LOG.warning("the connection to the keeper is lost: %s; this worker serves on", error)
             if not self._listeners:
                 self._drain()
 
     def _add(self, descriptor: int, key: int, scope: list[Any], on_link: bool) -> None:
-        self._listeners[key] = Listener(self, descriptor, to_scope(scope), on_link)
+        self._listeners[key] = SharedListener(self, descriptor, to_scope(scope), on_link)
 
     def _remove(self, key: int) -> None:
         listener = self._listeners.pop(key, None)
         if listener:
-            self._waiting.discard(listener)
+            self._without_room.discard(listener)
             listener.close()
 
     def _count(self) -> None:
@@ -145,7 +145,7 @@ class Worker:
         self._end.set()
 
     def _stop(self) -> None:
-        """As `_drain`, but guests that do not begin another request soon are not waited for."""
+        """End as with `_drain`, but close idle connections after a second."""
         self._drain()
         self._service.patience = _NEXT_REQUEST
         gevent.spawn_later(_NEXT_REQUEST, self._hurry)
@@ -155,8 +155,8 @@ class Worker:
             conversation.hurry()
 
 
-class Listener:
-    """A listening socket that several workers share: each takes a few connections at a time."""
+class SharedListener:
+    """A listening socket that all workers share: each accepts a few connections at a time."""
 
     __slots__ = ("_scope", "_sock", "_watcher", "_worker", "accepted", "environ", "family", "on_link", "open")
 
@@ -166,7 +166,7 @@ class Listener:
         self.accepted = 0
         self.open = 0
         self._worker = worker
-        # Not one of gevent: it is asked in the hub, where nothing may wait.
+        # Not a socket of gevent: it is used in the hub, where no call may wait.
         self._sock = _socket.socket(fileno=descriptor)
         self._sock.setblocking(False)
         self.family = self._sock.family
@@ -176,12 +176,12 @@ class Listener:
         self.accept_again()
 
     def accept_again(self) -> None:
-        """Accept whenever there is a connection."""
+        """Accept connections whenever there are some."""
         if self._sock.fileno() >= 0:
             self._watcher.start(self._accept)
 
     def close(self) -> None:
-        """Accept no more; connections that there are go on."""
+        """Accept no more connections. Open connections stay open."""
         self._watcher.stop()
         self._watcher.close()
         self._sock.close()
@@ -194,15 +194,15 @@ class Listener:
                 self._worker.wait_for_room(self)
                 return None
             try:
-                descriptor, address = self._sock._accept()  # type: ignore[attr-defined]  # accept() would make an object of each
+                descriptor, address = self._sock._accept()  # type: ignore[attr-defined]  # accept() would make a socket object
             except BlockingIOError:
                 return None
             except OSError as error:
                 if error.errno in _ABORTED:
                     continue
                 self._watcher.stop()
-                if error.errno != errno.EINVAL:  # EINVAL: the keeper has ended it, and is about to say so
-                    LOG.warning("%s: no connection can be accepted: %s", self._scope, error)
+                if error.errno != errno.EINVAL:  # EINVAL: the keeper has shut it down, and will say so
+                    LOG.warning("%s: a connection cannot be accepted: %s", self._scope, error)
                     gevent.spawn_later(_PAUSE, self.accept_again)
                 return None
             return self._worker.begin(self, descriptor, address)
@@ -217,7 +217,7 @@ class Listener:
 
 
 def shipped_config() -> Config:
-    """The limits of etc/gunicorn.conf.py."""
+    """gunicorn's configuration with the limits of etc/gunicorn.conf.py."""
     config = Config()
     settings = runpy.run_path(str(resources.files("mdmw") / "etc" / "gunicorn.conf.py"))
     for name, value in settings.items():

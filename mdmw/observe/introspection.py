@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mdmw.errors import BadRequest, MdmwError, NotFound
+from mdmw.identity import peer_credentials
 from mdmw.wire import one_line
 
 LOG = logging.getLogger(__name__)
@@ -85,7 +85,6 @@ SUFFIX = ".sock"
 _MOST_AT_ONCE = 16  # questions that are being answered
 _DESK_PATIENCE = 10.0  # seconds without a byte
 _LONGEST_QUESTION = 64 * 1024
-_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 #: Takes the arguments of a question by name, and gives what JSON can say; raises `MdmwError`.
 Answerer = Callable[..., Any]
@@ -229,8 +228,7 @@ def _converse(connection: socket.socket, room: threading.BoundedSemaphore) -> No
 
 
 def _is_trusted(connection: socket.socket) -> bool:
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _, uid, _ = _CREDENTIALS.unpack(raw)
+    uid = peer_credentials(connection).uid
     if uid in (0, os.geteuid()):
         return True
     LOG.warning("user %d may not ask this process about itself", uid)

@@ -23,6 +23,7 @@ from mdmw.locking import try_lock, unlock
 from mdmw.options import load
 from mdmw.resolvers.neutron_rpc import NeutronRpc
 from mdmw.resolvers.shared import GROUP_DIRECTORY
+from mdmw.wire import one_line
 
 LOG = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ def _settings(global_conf: Mapping[str, str]) -> SimpleNamespace:
     try:
         return SimpleNamespace(**vars(settings), **{opt.dest: group[opt.dest] for opt in _AGENT_OPTIONS})
     except (cfg.Error, ValueError) as error:
-        raise ConfigError(f"{_PLACE}: [AGENT]: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{_PLACE}: [AGENT]: {one_line(str(error))}") from None
 
 
 @contextmanager
@@ -157,4 +158,5 @@ def _turn(stopped: threading.Event) -> Iterator[bool]:
         finally:
             unlock(fd)
     finally:
+        unlock(fd)
         os.close(fd)

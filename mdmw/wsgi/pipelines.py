@@ -17,6 +17,7 @@ from mdmw.errors import ConfigError
 from mdmw.observe import introspection
 from mdmw.observe.logs import log_to_stderr
 from mdmw.options import PIPELINE, SHARED
+from mdmw.wire import one_line
 from mdmw.wsgi.process import provide_reload
 
 #: The pipelines of the shipped file that have a module under `mdmw.wsgi`.
@@ -164,7 +165,7 @@ def _sections(path: str) -> configparser.RawConfigParser:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except (configparser.Error, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {_one_line(error)}") from None
+        raise ConfigError(f"{path}: {_message(error)}") from None
     return parser
 
 
@@ -180,13 +181,13 @@ def _paste(path: str, load: Any) -> Any:
         configparser.Error,
         OSError,
     ) as error:
-        raise ConfigError(f"{path}: {_one_line(error)}") from None
+        raise ConfigError(f"{path}: {_message(error)}") from None
 
 
 def _uri(path: str) -> str:
     return f"config:{Path(path).absolute()}"
 
 
-def _one_line(error: Exception) -> str:
+def _message(error: Exception) -> str:
     text = error.args[0] if isinstance(error, LookupError) and error.args else error
-    return " ".join(str(text).split())
+    return one_line(str(text))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from mdmw.node.control import Caller, ask_again, called
+from mdmw.node.control import KeeperClient, ask_again, called
 from mdmw.node.namespaces import run
 
 READY_WITHIN = 15.0
@@ -135,7 +135,7 @@ class Site:
         return process
 
     @contextlib.contextmanager
-    def call(self) -> Iterator[Caller]:
+    def call(self) -> Iterator[KeeperClient]:
         """The control socket."""
         with called(self.directory / "node.sock") as caller:
             yield caller

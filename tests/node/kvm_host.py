@@ -16,11 +16,11 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from mdmw.filters import instance_resolve, source_identify
 from mdmw.inventory import file as inventory_file
 from mdmw.node import file_view, namespaces
-from mdmw.node.converge import Report, converge
+from mdmw.node.converge import ConvergeReport, converge
+from mdmw.node.desired import Places
 from mdmw.node.namespaces import Bind, CommandError, run
-from mdmw.node.plan import Listener, Options, Plan, plan
-from mdmw.node.programs import Places
-from mdmw.node.view import View
+from mdmw.node.plan import Options, Plan, PlannedListener, plan
+from mdmw.node.view import NodeView
 from mdmw.responder import app as responder
 
 _PROGRAMS = ("ip", "nft", "iptables", "dnsmasq", "curl")
@@ -60,7 +60,7 @@ CONVERGE = """
 import pathlib, sys
 from mdmw.node.converge import converge
 from mdmw.node.plan import loads
-from mdmw.node.programs import Places
+from mdmw.node.desired import Places
 plan, places = loads(sys.stdin.readline()), Places(state=pathlib.Path(sys.argv[1]))
 print("ready", flush=True)
 report = converge(plan, places)
@@ -127,12 +127,12 @@ class Host:
         (self.directory / "inventory.yaml").write_text(inventory)
         return plan(self.view(), Options(**options))
 
-    def view(self) -> View:
+    def view(self) -> NodeView:
         """Of the inventory file."""
         path = self.directory / "inventory.yaml"
         return file_view.view(inventory_file.load(path), path)
 
-    def converge(self, wanted: Plan, places: Places | None = None) -> Report:
+    def converge(self, wanted: Plan, places: Places | None = None) -> ConvergeReport:
         """Without problems."""
         report = converge(wanted, places or self.places)
         assert report.problems == ()
@@ -221,7 +221,7 @@ def ask(space: str, url: str = "http://169.254.169.254/openstack/latest/meta_dat
     return inside(space, "curl", "-sSg", "--fail", "--connect-timeout", "1", "-m", "5", url)
 
 
-def _listening(space: str, listener: Listener) -> socket.socket:
+def _listening(space: str, listener: PlannedListener) -> socket.socket:
     descriptor = namespaces.open_namespace(space)
     try:
         [sock] = namespaces.listen_in(descriptor, [Bind(listener.address, listener.port, listener.device)])

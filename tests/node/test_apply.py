@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 from kvm_host import CONVERGE, Host, inside, ip, made, obstacle
 
-from mdmw.node.actions import ReloadProgram, Remember, RemoveAddress, StartProgram, WriteFile
+from mdmw.node.actions import ReloadProgram, RemoveAddress, StartProgram, WriteFile, WriteMarker
 from mdmw.node.apply import apply, write
 from mdmw.node.converge import converge, examine
+from mdmw.node.desired import Places
 from mdmw.node.plan import Options, Plan, dumps, plan
-from mdmw.node.programs import Places
-from mdmw.node.view import Router, Subnet, View
+from mdmw.node.view import NodeView, RouterView, SubnetView
 from mdmw.resolvers.contract import Port
 
 pytestmark = pytest.mark.skipif(bool(obstacle()), reason=f"needs root and: {obstacle()}")
@@ -229,10 +229,10 @@ def test_a_crash_between_a_file_and_the_signal(site):
     wanted = site.plan(address="172.17.17.6")
     todo = actions(wanted, site.places)
     kinds = [type(action) for action in todo]
-    assert kinds == [Remember, WriteFile, ReloadProgram, Remember]
+    assert kinds == [WriteMarker, WriteFile, ReloadProgram, WriteMarker]
     for action in todo[:2]:
         apply(action, site.places)
-    assert [type(action) for action in site.host.converge(wanted).actions] == [ReloadProgram, Remember]
+    assert [type(action) for action in site.host.converge(wanted).actions] == [ReloadProgram, WriteMarker]
 
 
 def test_a_name_that_leads_to_no_namespace(site):
@@ -306,7 +306,7 @@ def test_a_missing_bridge_does_not_hurt_the_others(site):
     both = Plan((*absent.dhcp, *there.dhcp), (*absent.routers, *there.routers))
     report = converge(both, site.places)
     assert sorted(report.problems) == [
-        f"{space}: there is no bridge mdmw-none on this host; make it" for space in sorted(other.spaces)
+        f"{space}: this host has no bridge mdmw-none; make the bridge" for space in sorted(other.spaces)
     ]
     assert actions(there, site.places) == []
 
@@ -352,7 +352,7 @@ def test_disk_full(site, small_disk):
         report = converge(wanted, places)
         assert len(report.problems) == 1
         assert report.problems[0].startswith(f"{site.dhcp}: ")
-        assert report.problems[0].endswith("make room on the disk; what was in force stays in force")
+        assert report.problems[0].endswith("make room on the disk; the last plan stays in force")
         assert options.read_text() == before
         assert not [path for path in options.parent.iterdir() if path.name.startswith(".")]
         filler.unlink()
@@ -409,11 +409,15 @@ class Neutron:
         host.places = dataclasses.replace(host.places, neutron_dhcp=host.directory / "dhcp")
 
     def plan(self, *, ipv6=False, **options) -> Plan:
-        subnets = [Subnet(SUBNET, self.network, "10.0.0.0/24", gateway_ip="10.0.0.1")]
+        subnets = [SubnetView(SUBNET, self.network, "10.0.0.0/24", gateway_ip="10.0.0.1")]
         if ipv6:
-            subnets.append(Subnet(str(uuid.uuid4()), self.network, "fd00:a::/64"))
-        view = View(
-            (self.network,), tuple(subnets), (self.port,), (Router(self.router),), frozenset({self.port.id})
+            subnets.append(SubnetView(str(uuid.uuid4()), self.network, "fd00:a::/64"))
+        view = NodeView(
+            (self.network,),
+            tuple(subnets),
+            (self.port,),
+            (RouterView(self.router),),
+            frozenset({self.port.id}),
         )
         return plan(view, Options(**ISOLATED | options))
 
@@ -460,7 +464,7 @@ def test_beside_neutron_a_rewritten_options_file_gets_our_route_again(neutron):
     with dnsmasq_of_neutron(neutron) as told:
         neutron.options.write_text(f"tag:subnet-{SUBNET},option:router,10.0.0.1\n")
         done = neutron.host.converge(neutron.plan()).actions
-        assert [type(action) for action in done] == [Remember, WriteFile, ReloadProgram, Remember]
+        assert [type(action) for action in done] == [WriteMarker, WriteFile, ReloadProgram, WriteMarker]
         until(told)
         assert neutron.host.converge(neutron.plan()).actions == ()
 
@@ -493,7 +497,7 @@ def test_beside_neutron_a_namespace_that_is_not_there_yet(neutron):
     """It is waited for, with a line; the others go on."""
     subprocess.run(["ip", "netns", "delete", neutron.dhcp], check=True)
     report = converge(neutron.plan(), neutron.host.places)
-    assert report.problems == (f"{neutron.dhcp}: the namespace is not there yet; Neutron's agent makes it",)
+    assert report.problems == (f"{neutron.dhcp}: the namespace does not exist yet; Neutron's agent makes it",)
     assert "redirect" in inside(neutron.space, "nft", "list", "ruleset")
 
 
@@ -514,7 +518,7 @@ def test_4_8_two_nodes_and_one_ipv6_metadata_address(neutron, caplog):
     assert reports[-1].without_ipv6 == {neutron.dhcp}
     removals = [a for report in reports for a in report.actions if isinstance(a, RemoveAddress)]
     assert [(a.address, a.duplicate) for a in removals] == [(V6, True)]
-    assert any("another node's" in record.message and record.levelname == "INFO" for record in caplog.records)
+    assert any("another node" in record.message and record.levelname == "INFO" for record in caplog.records)
     assert addresses(neutron.dhcp) == ["10.0.0.2/24", "169.254.169.254/32"]
     assert V6 not in addresses(neutron.dhcp, 6)
     assert neutron.host.converge(wanted).actions == ()
@@ -578,8 +582,9 @@ def test_dnsmasq_that_does_not_start_is_said(site):
 
 
 def test_without_nft_it_is_said_what_to_install(neutron, monkeypatch):
-    monkeypatch.setenv("PATH", f"/nowhere-{secrets.token_hex(3)}")
-    report = converge(neutron.plan(), neutron.host.places)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", f"/nowhere-{secrets.token_hex(3)}")
+        report = converge(neutron.plan(), neutron.host.places)
     assert report.problems == (
         f"qrouter-{neutron.router}: set the rules (nftables): nft is not installed; install nftables",
     )

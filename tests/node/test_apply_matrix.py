@@ -14,7 +14,7 @@ from kvm_host import ask, host_routes, inside, ip, made, route_to, without_clien
 
 from mdmw.node.namespaces import CommandError, run
 from mdmw.node.plan import Options, plan
-from mdmw.node.view import Router
+from mdmw.node.view import RouterView
 
 pytestmark = pytest.mark.skipif(bool(without_clients()), reason=f"needs root and: {without_clients()}")
 
@@ -167,7 +167,7 @@ def test_4_3_distributed_router(host):
         else port
         for port in there.ports
     )
-    routers = (Router(ROUTER, ha=True, distributed=True, is_primary=False),)
+    routers = (RouterView(ROUTER, ha=True, distributed=True, is_primary=False),)
     distributed = plan(dataclasses.replace(there, ports=ports, routers=routers), Options())
     assert distributed == wanted
     host.converge(distributed)

@@ -21,9 +21,9 @@ from mdmw.cli.main import main
 from mdmw.identity import Identity, spawn
 from mdmw.node.channel import Channel, pair
 from mdmw.node.control import ControlError
-from mdmw.node.crew import Link
 from mdmw.node.loop import Loop
 from mdmw.node.namespaces import run
+from mdmw.node.workers import WorkerLink
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("ip"), reason="needs root and ip for namespaces"
@@ -107,7 +107,7 @@ def test_a_namespace_that_is_deleted(place: Site) -> None:
             load.reaches(load.done + 200)
     assert load.failures == []
     place.until(lambda: f"network {gone}, 169.254.169.254:80 in qdhcp-{gone}: cannot listen" in place.log)
-    assert place.log.count(f"qdhcp-{gone}: no longer listened to: its namespace is gone") == 1
+    assert place.log.count(f"qdhcp-{gone}: the listener is closed: its namespace is gone") == 1
     with namespaces(f"qdhcp-{gone}", addresses=[ADDRESS]):
         place.until(lambda: len(place.listeners()) == len(NETWORKS))
         Guest(gone, keeps=False).ask()
@@ -123,7 +123,7 @@ def test_a_device_that_is_gone(place: Site, cabled) -> None:
     assert len(place.listeners()) == 2
     run("ip", "-n", node, "link", "delete", "tap0")
     place.wait_for_log(
-        f"fe80::a9fe:a9fe]:80 on tap0 in {node}: no longer listened to: its device tap0 is gone"
+        f"fe80::a9fe:a9fe]:80 on tap0 in {node}: the listener is closed: its device tap0 is gone"
     )
     assert [one["bind"] for one in place.listeners()] == [v4]
     run("ip", "link", "add", "tap0", "netns", node, "type", "veth", "peer", "eth0", "netns", guest)
@@ -257,11 +257,11 @@ def test_a_worker_that_says_what_it_may_not(place: Site) -> None:
     ends: list[str] = []
     loop = Loop()
 
-    def ended(_: Link, why: str) -> None:
+    def ended(_: WorkerLink, why: str) -> None:
         ends.append(why)
         loop.stop()
 
-    Link(loop, ours, {}, lambda: None, ended)
+    WorkerLink(loop, ours, {}, lambda: None, ended)
     with its:
         Channel(its, {}).send("attach", name="x", pid=1, scope=["network", NETWORKS[0]], binds=[])
         loop.after(5, loop.stop)
@@ -285,7 +285,7 @@ def test_callers_that_are_not_root(place: Site) -> None:
         [*command, "/usr/bin/python3", "-c", code, str(path)], capture_output=True, text=True
     )
     assert done.stdout == "b''\n" or "ConnectionResetError" in done.stderr or "BrokenPipe" in done.stderr
-    place.wait_for_log("a caller that is not root")
+    place.wait_for_log("a caller that is not root is refused")
 
 
 def test_nonsense_on_the_control_socket(place: Site) -> None:
@@ -300,7 +300,7 @@ def test_nonsense_on_the_control_socket(place: Site) -> None:
     with place.call() as caller, pytest.raises(ControlError, match="nothing of the name x is attached"):
         caller.tell("detach", name="x")
     assert place.listeners() == []
-    assert place.log.count("a caller is hung up on: a message") == 4
+    assert place.log.count("the connection of a caller is closed: a message") == 4
     assert "Traceback" not in place.log
 
 

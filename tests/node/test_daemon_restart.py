@@ -226,7 +226,7 @@ def test_an_old_keeper_that_ends_while_it_hands_over(place: Site) -> None:
             assert caller.recv(100) == b'{"kind":"take-over"}'
             caller.send(b'{"kind":"done"}')
     place.supervisor.wait_for("READY=1")
-    assert "the old keeper has ended before it was told to" in place.log
+    assert "the old keeper has ended before this one told it to" in place.log
     place.want(listener(NETWORKS[0]))
     Guest(NETWORKS[0], keeps=False).ask()
 

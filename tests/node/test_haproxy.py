@@ -146,9 +146,9 @@ def test_p10_what_neutron_wrote_is_understood(version: str, tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("old", "new", "named"),
     [
-        (f"set-header X-Neutron-Network-ID {NETWORK}", "", "one id and where to bind"),
+        (f"set-header X-Neutron-Network-ID {NETWORK}", "", "one id and lines with bind"),
         (NETWORK, "1234", "not a UUID"),
-        ("bind 169.254.169.254:80", "", "one id and where to bind"),
+        ("bind 169.254.169.254:80", "", "one id and lines with bind"),
         ("bind 169.254.169.254:80", "bind 10.0.0.1:80", "10.0.0.1:80"),
         ("bind 169.254.169.254:80", "bind 169.254.169.254:99999", "99999"),
         ("bind 169.254.169.254:80", "bind fe80::a9fe:a9fe:80", "fe80::a9fe:a9fe"),

@@ -45,7 +45,7 @@ def test_plan_says_what_stands_in_the_way(mdmw, inventory):
     assert (status, err) == (1, "")
     first = out.splitlines()[2].split()
     assert first[:2] == [f"qdhcp-{network}", "yes,"]
-    assert f"problem: qdhcp-{network}: there is no bridge {bridge} on this host; make it" in out
+    assert f"problem: qdhcp-{network}: this host has no bridge {bridge}; make the bridge" in out
 
 
 def test_plan_as_json(mdmw, inventory):
@@ -99,7 +99,7 @@ def test_neutron_that_does_not_answer_removes_nothing(mdmw):
     for action in (["plan"], ["apply", "--once"]):
         status, out, err = mdmw(*action, *words)
         assert (status, out) == (1, "")
-        assert err.startswith("mdmw: nothing is touched: Neutron: ")
+        assert err.startswith("mdmw: nothing is changed: Neutron: ")
         assert err.count("\n") == 1
 
 
@@ -133,9 +133,12 @@ def test_apply_then_nothing_then_away(mdmw, inventory):
         try:
             assert (status, err) == (0, "")
             assert f"{namespace}: make the namespace" in out.splitlines()
-            assert mdmw("apply", "--once", "--file", path)[1] == "all is so already: nothing was done\n"
+            assert (
+                mdmw("apply", "--once", "--file", path)[1]
+                == "the host is as planned already: nothing was changed\n"
+            )
             status, out, _ = mdmw("plan", "--file", path)
-            assert (status, out.splitlines()[-1]) == (0, "all is so already")
+            assert (status, out.splitlines()[-1]) == (0, "the host is as planned already")
         finally:
             path.write_text("networks: []\n")
             status, out, err = mdmw("apply", "--once", "--file", path)
@@ -160,7 +163,7 @@ def test_remove_takes_all_away(mdmw, inventory, tmp_path):
         assert f"{namespace}: remove the namespace" in out.splitlines()
         assert namespace not in os.listdir("/run/netns")
         assert not (dnsmasq / "exe").exists()
-        assert mdmw("remove", *words) == (0, "nothing is left of what was made here\n", "")
+        assert mdmw("remove", *words) == (0, "nothing that mdmw made is left on this host\n", "")
 
 
 @pytest.mark.skipif(bool(obstacle()), reason=f"needs root and: {obstacle()}")
@@ -179,5 +182,5 @@ def test_plan_without_root_says_what_it_could_not_see(inventory):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "")
     assert f"qdhcp-{network}" in done.stdout.splitlines()[2]
-    assert f"problem: {space}: cannot be seen: " in done.stdout
-    assert "run it as root" in done.stdout
+    assert f"problem: {space}: cannot be inspected: " in done.stdout
+    assert "run mdmw-node as root" in done.stdout

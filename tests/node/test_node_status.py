@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdmw.errors import Unavailable
-from mdmw.node.status import _scope
+from mdmw.node.status import scope_of
 from mdmw.observe.node_status import FILE, NodeStatus, Problem, read
 from mdmw.records import Scope
 
@@ -107,9 +107,9 @@ def test_the_plan_its_age_and_its_problems(place: Site) -> None:
 
 def test_a_problem_of_a_namespace_is_one_of_its_network_or_router() -> None:
     line = f"169.254.169.254:80 in qdhcp-{NETWORK.id}: cannot listen: Address already in use"
-    assert _scope(line) == ["network", NETWORK.id]
-    assert _scope(f"qrouter-{NETWORK.id}: nft: no") == ["router", NETWORK.id]
-    assert _scope("/var/lib/mdmw: no space left on device") is None
+    assert scope_of(line) == ["network", NETWORK.id]
+    assert scope_of(f"qrouter-{NETWORK.id}: nft: no") == ["router", NETWORK.id]
+    assert scope_of("/var/lib/mdmw: no space left on device") is None
 
 
 GOOD = {

@@ -23,10 +23,9 @@ from mdmw.node.actions import (
     AddAddress,
     Attach,
     BringUp,
-    MakeCable,
-    Ours,
+    MakeWire,
+    Marker,
     ReloadProgram,
-    Remember,
     RemoveAddress,
     RemoveDevice,
     RemoveNamespace,
@@ -35,11 +34,12 @@ from mdmw.node.actions import (
     StartProgram,
     StopProgram,
     WriteFile,
+    WriteMarker,
 )
+from mdmw.node.desired import DesiredState, Places, merged
 from mdmw.node.difference import RETRY_IPV6, difference
-from mdmw.node.inspect import Observed, observe, read_marker
-from mdmw.node.network_state import Address, Device
-from mdmw.node.programs import Places, Wanted, merged
+from mdmw.node.inspect import ObservedState, observe, read_marker
+from mdmw.node.network_state import DeviceAddress, NetworkDevice
 
 NOW = 1_000_000.0
 V4, V6 = "169.254.169.254/32", "fe80::a9fe:a9fe/128"
@@ -51,12 +51,12 @@ def actions(wanted, there, places=PLACES, now=NOW):
     """What is to be done, without what is only remembered."""
     found = difference(wanted, there, places, now)
     assert not found.problem
-    return [action for action in found.actions if not isinstance(action, Remember)]
+    return [action for action in found.actions if not isinstance(action, WriteMarker)]
 
 
 def test_every_action_is_one_line_that_names_its_namespace():
     wanted = wanted_in(DHCP_SPACE, view(bridge="br-blue"))
-    found = difference(wanted, Observed(host={"br-blue": BRIDGE}), PLACES, NOW)
+    found = difference(wanted, ObservedState(host={"br-blue": BRIDGE}), PLACES, NOW)
     lines = [str(action) for action in found.actions]
     assert len(lines) > 10
     assert all(line.startswith(f"{DHCP_SPACE}: ") and "\n" not in line for line in lines)
@@ -64,8 +64,8 @@ def test_every_action_is_one_line_that_names_its_namespace():
 
 def test_what_will_be_made_is_remembered_before_anything_else():
     wanted = wanted_in(DHCP_SPACE, view(bridge="br-blue"))
-    first, *_ = difference(wanted, Observed(host={"br-blue": BRIDGE}), PLACES, NOW).actions
-    assert first == Remember(DHCP_SPACE, Ours(frozenset({"namespace", f"device {OUTER}", "dnsmasq"})))
+    first, *_ = difference(wanted, ObservedState(host={"br-blue": BRIDGE}), PLACES, NOW).actions
+    assert first == WriteMarker(DHCP_SPACE, Marker(frozenset({"namespace", f"device {OUTER}", "dnsmasq"})))
 
 
 # --- beside Neutron ---------------------------------------------------------------------
@@ -83,24 +83,25 @@ def test_p_5_an_address_that_is_ours_is_removed_and_no_other():
     wanted = wanted_in(DHCP_SPACE, view(), enable_isolated_metadata=False)
     tap = device(TAP, "172.17.17.1/24", V4, "fe80::1/64")
     assert actions(wanted, observed(tap)) == []
-    ours = Ours(frozenset({f"address {TAP} {V4}"}))
-    found = difference(wanted, observed(tap, ours=ours), PLACES, NOW).actions
-    assert found == (RemoveAddress(DHCP_SPACE, TAP, V4), Remember(DHCP_SPACE, Ours()))
+    ours = Marker(frozenset({f"address {TAP} {V4}"}))
+    found = difference(wanted, observed(tap, marker=ours), PLACES, NOW).actions
+    assert found == (RemoveAddress(DHCP_SPACE, TAP, V4), WriteMarker(DHCP_SPACE, Marker()))
 
 
 def test_a_network_that_is_gone_leaves_nothing_of_ours():
-    ours = Ours(frozenset({f"address {TAP} {V4}", "rules nftables"}))
-    there = observed(device(TAP, "172.17.17.1/24", V4), ours=ours)
-    assert actions(Wanted(DHCP_SPACE), there) == [
+    ours = Marker(frozenset({f"address {TAP} {V4}", "rules nftables"}))
+    there = observed(device(TAP, "172.17.17.1/24", V4), marker=ours)
+    assert actions(DesiredState(DHCP_SPACE), there) == [
         RemoveRules(DHCP_SPACE, "nftables"),
         RemoveAddress(DHCP_SPACE, TAP, V4),
     ]
-    gone = difference(Wanted(DHCP_SPACE), Observed(ours=ours), PLACES, NOW)
-    assert gone.actions == (Remember(DHCP_SPACE, Ours()),)
+    gone = difference(DesiredState(DHCP_SPACE), ObservedState(marker=ours), PLACES, NOW)
+    assert gone.actions == (WriteMarker(DHCP_SPACE, Marker()),)
 
 
 @pytest.mark.parametrize(
-    ("there", "said"), [(Observed(), "the namespace is not there yet"), (observed(), f"no device {TAP} yet")]
+    ("there", "said"),
+    [(ObservedState(), "the namespace does not exist yet"), (observed(), f"device {TAP} does not exist yet")],
 )
 def test_what_neutron_has_not_made_yet_is_waited_for(there, said):
     found = difference(wanted_in(DHCP_SPACE, view()), there, PLACES, NOW)
@@ -114,7 +115,7 @@ def test_p_7_rules_of_a_router():
     rules = SetRules(ROUTER_SPACE, "nftables", wanted.rules)
     assert actions(wanted, observed(rules_set=False)) == [rules]
     assert actions(wanted, observed(rules_set=True)) == []
-    before = observed(rules_set=False, ours=Ours(frozenset({"rules iptables"})))
+    before = observed(rules_set=False, marker=Marker(frozenset({"rules iptables"})))
     assert actions(wanted, before) == [RemoveRules(ROUTER_SPACE, "iptables"), rules]
 
 
@@ -126,7 +127,10 @@ def test_4_8_two_dhcp_ports_share_a_namespace():
     there = dataclasses.replace(there, ports=(*there.ports, second), dhcp_ports=both)
     wanted = wanted_in(DHCP_SPACE, there)
     assert wanted.addresses == {TAP: (V4,), "tape5da0000-00": (V4,)}
-    assert "no device tape5da0000-00 yet" in difference(wanted, observed(device(TAP)), PLACES, NOW).problem
+    assert (
+        "device tape5da0000-00 does not exist yet"
+        in difference(wanted, observed(device(TAP)), PLACES, NOW).problem
+    )
 
 
 # --- 4.8 --------------------------------------------------------------------------------
@@ -135,28 +139,28 @@ def test_4_8_two_dhcp_ports_share_a_namespace():
 def test_4_8_the_loser_of_duplicate_address_detection_gives_up_ipv6_only():
     """Spec 4.8, LP#1953165: deleted, said, IPv4 stays; tried again after a while."""
     wanted = wanted_in(DHCP_SPACE, view(ipv6=True))
-    ours = Ours(frozenset({f"address {TAP} {V4}", f"address {TAP} {V6}"}))
+    ours = Marker(frozenset({f"address {TAP} {V4}", f"address {TAP} {V6}"}))
     fine = {"sysctls": {"ipv4/ip_nonlocal_bind": "1"}}
-    lost = Device(TAP, addresses=(Address(V4), Address(V6, "duplicate")))
-    found = difference(wanted, observed(lost, ours=ours, **fine), PLACES, NOW)
+    lost = NetworkDevice(TAP, addresses=(DeviceAddress(V4), DeviceAddress(V6, "duplicate")))
+    found = difference(wanted, observed(lost, marker=ours, **fine), PLACES, NOW)
     removed = RemoveAddress(DHCP_SPACE, TAP, V6, duplicate=True)
-    after = Ours(frozenset({f"address {TAP} {V4}"}), NOW)
+    after = Marker(frozenset({f"address {TAP} {V4}"}), NOW)
     assert found.ipv6 == "lost"
-    assert [a for a in found.actions if not isinstance(a, Remember)] == [removed]
-    assert found.actions[-1] == Remember(DHCP_SPACE, after)
+    assert [a for a in found.actions if not isinstance(a, WriteMarker)] == [removed]
+    assert found.actions[-1] == WriteMarker(DHCP_SPACE, after)
     assert "another node" in str(removed)
-    quiet = difference(wanted, observed(device(TAP, V4), ours=after, **fine), PLACES, NOW + 1)
+    quiet = difference(wanted, observed(device(TAP, V4), marker=after, **fine), PLACES, NOW + 1)
     assert (quiet.actions, quiet.ipv6) == ((), "lost")
-    again = difference(wanted, observed(device(TAP, V4), ours=after, **fine), PLACES, NOW + RETRY_IPV6)
+    again = difference(wanted, observed(device(TAP, V4), marker=after, **fine), PLACES, NOW + RETRY_IPV6)
     assert AddAddress(DHCP_SPACE, TAP, V6) in again.actions
-    won = observed(device(TAP, V4, V6), ours=dataclasses.replace(ours, lost_ipv6=NOW), **fine)
-    assert difference(wanted, won, PLACES, NOW + RETRY_IPV6).actions == (Remember(DHCP_SPACE, ours),)
+    won = observed(device(TAP, V4, V6), marker=dataclasses.replace(ours, lost_ipv6=NOW), **fine)
+    assert difference(wanted, won, PLACES, NOW + RETRY_IPV6).actions == (WriteMarker(DHCP_SPACE, ours),)
 
 
 def test_4_8_waiting_for_the_outcome():
     """Spec 4.8: neither ready nor lost."""
     wanted = wanted_in(DHCP_SPACE, view(ipv6=True))
-    tap = Device(TAP, addresses=(Address(V4), Address(V6, "tentative")))
+    tap = NetworkDevice(TAP, addresses=(DeviceAddress(V4), DeviceAddress(V6, "tentative")))
     found = difference(wanted, observed(tap, sysctls={"ipv4/ip_nonlocal_bind": "1"}), PLACES, NOW)
     assert (found.ipv6, found.actions) == ("waiting", ())
 
@@ -171,7 +175,7 @@ def settled(wanted, *addresses, **fields):
     tap = device(wire.device, *(addresses or wanted.addresses[wire.device]), mac=wire.mac)
     outer = device(wire.outer, bridge=wire.bridge)
     values = {
-        "ours": Ours(frozenset(things)),
+        "marker": Marker(frozenset(things)),
         "host": {wire.bridge: BRIDGE, wire.outer: outer},
         "sysctls": wanted.sysctls,
         "routes": wanted.gateways,
@@ -204,13 +208,13 @@ def test_4_4_order_of_addresses():
 
 
 def test_a_namespace_that_somebody_else_made_is_not_touched():
-    found = difference(WIRED, settled(WIRED, ours=Ours()), PLACES, NOW)
-    assert (found.actions, "not made by mdmw" in found.problem) == ((), True)
+    found = difference(WIRED, settled(WIRED, marker=Marker()), PLACES, NOW)
+    assert (found.actions, "another program made this namespace" in found.problem) == ((), True)
 
 
 def test_a_missing_bridge_is_said():
-    found = difference(WIRED, Observed(), PLACES, NOW)
-    assert found.problem == f"{DHCP_SPACE}: there is no bridge br-blue on this host; make it"
+    found = difference(WIRED, ObservedState(), PLACES, NOW)
+    assert found.problem == f"{DHCP_SPACE}: this host has no bridge br-blue; make the bridge"
 
 
 def test_a_renamed_device_is_made_anew():
@@ -218,7 +222,7 @@ def test_a_renamed_device_is_made_anew():
     other = device("renamed", *WIRED.addresses[TAP], mac=WIRED.wires[0].mac)
     there = dataclasses.replace(settled(WIRED), devices={"lo": device("lo"), "renamed": other})
     kinds = [type(action) for action in actions(WIRED, there)]
-    wanted = [MakeCable, Attach, BringUp, AddAddress, AddAddress, StopProgram, StartProgram]
+    wanted = [MakeWire, Attach, BringUp, AddAddress, AddAddress, StopProgram, StartProgram]
     assert [kind for kind in kinds if kind.__name__ != "SetSysctl"] == wanted
 
 
@@ -247,23 +251,23 @@ def test_4_5_dnsmasq_is_told_only_when_a_file_changed():
     assert isinstance(write, WriteFile)
     assert write.path == options
     assert isinstance(reload, ReloadProgram)
-    remembered = difference(WIRED, there, PLACES, NOW).actions[0].ours
+    remembered = difference(WIRED, there, PLACES, NOW).actions[0].marker
     assert "reload" in remembered.things
-    after_a_crash = difference(WIRED, settled(WIRED, ours=remembered), PLACES, NOW).actions
-    assert [type(action) for action in after_a_crash] == [ReloadProgram, Remember]
-    assert after_a_crash[-1].ours == settled(WIRED).ours
+    after_a_crash = difference(WIRED, settled(WIRED, marker=remembered), PLACES, NOW).actions
+    assert [type(action) for action in after_a_crash] == [ReloadProgram, WriteMarker]
+    assert after_a_crash[-1].marker == settled(WIRED).marker
 
 
 def test_removing_all_of_it():
     """In an order that a crash does not break: what is remembered is forgotten last."""
-    found = difference(Wanted(DHCP_SPACE), settled(WIRED), PLACES, NOW).actions
+    found = difference(DesiredState(DHCP_SPACE), settled(WIRED), PLACES, NOW).actions
     kinds = [type(action).__name__ for action in found]
-    assert kinds == ["StopProgram", "RemoveFiles", "RemoveDevice", "RemoveNamespace", "Remember"]
+    assert kinds == ["StopProgram", "RemoveFiles", "RemoveDevice", "RemoveNamespace", "WriteMarker"]
     assert found[2:4] == (RemoveDevice(DHCP_SPACE, OUTER), RemoveNamespace(DHCP_SPACE))
 
 
 def test_from_a_file_to_neutron():
-    """Ours goes first; Neutron's agent then makes its own."""
+    """Marker goes first; Neutron's agent then makes its own."""
     beside = wanted_in(DHCP_SPACE, view())
     assert RemoveNamespace(DHCP_SPACE) in actions(beside, settled(WIRED))
 
@@ -345,9 +349,9 @@ def test_neutrons_options_are_written_and_told(tmp_path):
 def test_a_marker_that_is_broken_is_said(tmp_path):
     path = tmp_path / "x.json"
     path.write_text("{")
-    with pytest.raises(OSError, match="cannot be understood; remove it"):
+    with pytest.raises(OSError, match="the file is damaged; remove the file"):
         read_marker(path)
-    assert read_marker(tmp_path / "absent.json") == Ours()
+    assert read_marker(tmp_path / "absent.json") == Marker()
 
 
 def test_a_pid_file_that_names_another_process_is_nobody(tmp_path):

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdmw.node.plan import Listener, Options, device_name, is_isolated, plan, serves
-from mdmw.node.programs import dnsmasq
-from mdmw.node.view import Bridge, Router, Subnet, View
+from mdmw.node.desired import dnsmasq
+from mdmw.node.plan import Options, PlannedListener, device_name, is_isolated, plan, serves
+from mdmw.node.view import Bridge, NodeView, RouterView, SubnetView
 from mdmw.records import Scope
 from mdmw.resolvers.contract import ROUTER_INTERFACE_OWNERS, Port
 
@@ -28,7 +28,7 @@ def port(name, owner, device, *fixed, network=NET):
 
 
 def subnet(subnet_id=V4, cidr="192.168.1.0/24", **fields):
-    return Subnet(subnet_id, NET, cidr, **fields)
+    return SubnetView(subnet_id, NET, cidr, **fields)
 
 
 def dhcp(address="192.168.1.2", *more):
@@ -43,7 +43,7 @@ def interface(
 
 def view(subnets, ports, routers=()):
     local = frozenset(p.id for p in ports if p.device_owner == "network:dhcp")
-    return View((NET,), tuple(subnets), tuple(ports), tuple(routers), local)
+    return NodeView((NET,), tuple(subnets), tuple(ports), tuple(routers), local)
 
 
 def only(subnets, ports, routers=(), **options):
@@ -156,7 +156,7 @@ BY_DHCP, BY_GATEWAY = "169.254.169.254/32,192.168.1.2", "169.254.169.254/32,192.
 )
 def test_4_3_whole_system(options, world, routed, hop, network_serves, router_serves):
     """The matrix of 4.3: who serves, and where the guest's route goes (seed 003: force wins)."""
-    made = plan(view(*world, [Router(ROUTER)] if routed else []), Options(**options))
+    made = plan(view(*world, [RouterView(ROUTER)] if routed else []), Options(**options))
     lines = [line for line in made.dhcp[0].options if "classless-static-route" in line]
     assert [hop in line for line in lines] == ([True] if hop else [])
     assert bool(made.dhcp[0].listeners) is network_serves
@@ -344,7 +344,7 @@ def test_ipv6_subnets_that_are_ours_to_announce(mode, kind):
 
 
 def router_plan(router=None, ports=(), subnets=(), **options):
-    made = plan(view(subnets, ports, [router or Router(ROUTER)]), Options(**options))
+    made = plan(view(subnets, ports, [router or RouterView(ROUTER)]), Options(**options))
     return made.routers[0]
 
 
@@ -354,12 +354,12 @@ def test_4_7_listeners():
     made = only(both, [dhcp()], **ISOLATED)
     scope = Scope("network", NET)
     assert made.listeners == (
-        Listener("169.254.169.254", 80, scope),
-        Listener("fe80::a9fe:a9fe", 80, scope, made.device),
+        PlannedListener("169.254.169.254", 80, scope),
+        PlannedListener("fe80::a9fe:a9fe", 80, scope, made.device),
     )
     assert (made.namespace, made.device) == (f"qdhcp-{NET}", "tapd4c90000-00")
     router = router_plan()
-    assert router.listeners == (Listener("::", 9697, Scope("router", ROUTER)),)
+    assert router.listeners == (PlannedListener("::", 9697, Scope("router", ROUTER)),)
     assert router_plan(ipv6=False).listeners[0].address == "0.0.0.0"
     assert router.namespace == f"qrouter-{ROUTER}"
 
@@ -367,13 +367,13 @@ def test_4_7_listeners():
 @pytest.mark.parametrize(
     ("router", "options", "runs"),
     [
-        (Router(ROUTER), {}, True),
-        (Router(ROUTER), {"enable_metadata_proxy": False}, False),
-        (Router(ROUTER, ha=True, is_primary=True), {}, True),
-        (Router(ROUTER, ha=True, is_primary=False), {}, False),
-        (Router(ROUTER, ha=True, is_primary=False), {"ha_proxy_always": True}, True),
-        (Router(ROUTER, distributed=True), {}, True),
-        (Router(ROUTER, ha=True, distributed=True, is_primary=False), {}, True),
+        (RouterView(ROUTER), {}, True),
+        (RouterView(ROUTER), {"enable_metadata_proxy": False}, False),
+        (RouterView(ROUTER, ha=True, is_primary=True), {}, True),
+        (RouterView(ROUTER, ha=True, is_primary=False), {}, False),
+        (RouterView(ROUTER, ha=True, is_primary=False), {"ha_proxy_always": True}, True),
+        (RouterView(ROUTER, distributed=True), {}, True),
+        (RouterView(ROUTER, ha=True, distributed=True, is_primary=False), {}, True),
     ],
 )
 def test_4_8_who_runs(router, options, runs):
@@ -408,7 +408,7 @@ def test_4_9_metadata_network_speaks_for_its_router():
     """Spec 4.9: the DHCP port has the address by itself, and the scope is the router."""
     ports = [dhcp("169.254.169.254"), interface("169.254.169.253", owner=ROUTER_INTERFACE_OWNERS[1])]
     made = only([METADATA_SUBNET], ports, **BOTH)
-    assert made.listeners == (Listener("169.254.169.254", 80, Scope("router", ROUTER)),)
+    assert made.listeners == (PlannedListener("169.254.169.254", 80, Scope("router", ROUTER)),)
     assert made.addresses == ("169.254.169.254/30",)
 
 
@@ -445,7 +445,7 @@ def test_p_16_marked_packets_may_go_to_the_metadata_network():
 
 IDS = st.sampled_from([NET, "2" * 8 + NET[8:], "3" * 8 + NET[8:]])
 SUBNETS = st.builds(
-    Subnet,
+    SubnetView,
     id=st.sampled_from([V4, V6, SECOND, "subnet-d"]),
     network_id=IDS,
     cidr=st.sampled_from(["10.0.0.0/24", "192.168.1.0/24", "169.254.169.252/30", "fd00:a::/64"]),
@@ -477,8 +477,8 @@ def views(draw):
     ports = tuple(draw(st.lists(PORTS, max_size=6, unique_by=lambda p: p.id)))
     subnets = tuple(draw(st.lists(SUBNETS, max_size=4, unique_by=lambda s: s.id)))
     local = frozenset(p.id for p in ports if p.device_owner == "network:dhcp" and draw(st.booleans()))
-    routers = tuple(Router(router, ha=draw(st.booleans())) for router in (ROUTER, OTHER_ROUTER))
-    return View(tuple(draw(st.lists(IDS, max_size=3))), subnets, ports, routers, local)
+    routers = tuple(RouterView(router, ha=draw(st.booleans())) for router in (ROUTER, OTHER_ROUTER))
+    return NodeView(tuple(draw(st.lists(IDS, max_size=3))), subnets, ports, routers, local)
 
 
 OPTIONS = st.builds(

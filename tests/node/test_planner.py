@@ -13,13 +13,11 @@ from pathlib import Path
 import pytest
 
 from mdmw.cli.node_daemon import start_converge
-from mdmw.node import planner as planner_module
-from mdmw.node import upkeep as upkeep_module
+from mdmw.node import plan_loop
 from mdmw.node.channel import as_line, line
 from mdmw.node.loop import Loop
 from mdmw.node.namespaces import Bind
-from mdmw.node.planner import Planner
-from mdmw.node.upkeep import Upkeep
+from mdmw.node.plan_loop import PlanLoop, Planner
 from mdmw.records import Scope
 
 _FIRST_PAUSE = 0.3
@@ -89,11 +87,11 @@ def open_descriptors() -> int:
 
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    monkeypatch.setattr(planner_module, "_FIRST_PAUSE", _FIRST_PAUSE)
-    monkeypatch.setattr(upkeep_module, "_SOON", 0.1)
-    monkeypatch.setattr(upkeep_module, "_TICK", 0.05)
+    monkeypatch.setattr(plan_loop, "_FIRST_PAUSE", _FIRST_PAUSE)
+    monkeypatch.setattr(plan_loop, "_EARLY_RUN", 0.1)
+    monkeypatch.setattr(plan_loop, "_TICK", 0.05)
     (tmp_path / "netns").mkdir()
-    monkeypatch.setattr(upkeep_module, "RUN_NETNS", tmp_path / "netns")  # others may come and go
+    monkeypatch.setattr(plan_loop, "RUN_NETNS", tmp_path / "netns")  # others may come and go
     yield Stage(tmp_path)
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
@@ -112,17 +110,17 @@ class Heard:
             stage.loop, stage.start(work), self, lambda: self.said.append("ready"), self.said.append
         )
 
-    def apply_to(self, places: object) -> None:
+    def set_places(self, places: object) -> None:
         self.said.append(places)
 
-    def offer(self, descriptor: int) -> None:
+    def take_plan(self, descriptor: int) -> None:
         self.said.append(Path(f"/proc/self/fd/{descriptor}").read_bytes())
         os.close(descriptor)
 
-    def confirm(self) -> None:
+    def confirm_plan(self) -> None:
         self.said.append("same")
 
-    def doubt(self, why: str) -> None:
+    def report_trouble(self, why: str) -> None:
         self.said.append(f"doubt: {why}")
 
 
@@ -156,7 +154,7 @@ def test_a_planner_that_ends_is_started_again(stage: Stage, caplog: pytest.LogCa
         stage.until(lambda: stage.starts == 3)
     assert time.monotonic() - began > 3 * _FIRST_PAUSE  # once that long, and then twice
     assert heard.said[:3] == [PLACES, "ready", PLACES]
-    assert caplog.text.count("another is started, the last plan stays in force") >= 2
+    assert caplog.text.count("another is started, and the last plan stays in force") >= 2
 
 
 @pytest.mark.parametrize(
@@ -193,7 +191,7 @@ def test_places_are_said_once(stage: Stage, caplog: pytest.LogCaptureFixture) ->
     with planner(stage, work) as heard:
         stage.until(lambda: "same" in heard.said)
     assert heard.said == [PLACES, "ready", PLACES, "same"]
-    assert "it said 'places' at the wrong time" in caplog.text
+    assert "it sent 'places' at the wrong time" in caplog.text
 
 
 def test_new_options_that_are_refused(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
@@ -210,7 +208,12 @@ def test_new_options_that_are_refused(stage: Stage, caplog: pytest.LogCaptureFix
     with planner(stage, work) as heard:
         stage.until(lambda: "doubt: 0" in heard.said)
         heard.planner.renew()
-        stage.until(lambda: "the planner goes on with the options it has: option 'x'" in caplog.text)
+        stage.until(
+            lambda: (
+                "the planner keeps the options that it has; it cannot use the new ones: option 'x'"
+                in caplog.text
+            )
+        )
         count = len(heard.said)
         stage.until(lambda: len(heard.said) > count)
         heard.planner.renew()
@@ -237,14 +240,14 @@ text = Path(f"/proc/self/fd/{message.descriptors[0]}").read_text()
 
 
 class Kept:
-    """An upkeep, and what it wants to be listened to."""
+    """An loop, and what it wants to be listened to."""
 
     def __init__(self, stage: Stage, work: str, look_every: float = 60.0) -> None:
         self.wanted: list[dict[tuple[str, Bind], Scope]] = []
         self.may_act = True
         start = stage.start(_READ + textwrap.dedent(work))
-        self.upkeep = Upkeep(stage.loop, start, look_every, self.wanted.append, lambda: self.may_act)
-        self.upkeep.apply_to(PLACES)
+        self.plan_loop = PlanLoop(stage.loop, start, look_every, self.wanted.append, lambda: self.may_act)
+        self.plan_loop.set_places(PLACES)
 
     def offer(
         self, text: str, seals: int = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
@@ -252,7 +255,7 @@ class Kept:
         descriptor = os.memfd_create("plan", os.MFD_ALLOW_SEALING)
         os.write(descriptor, text.encode())
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
-        self.upkeep.offer(descriptor)
+        self.plan_loop.take_plan(descriptor)
 
 
 def test_a_plan_is_applied(stage: Stage) -> None:
@@ -267,8 +270,8 @@ def test_a_plan_is_applied(stage: Stage) -> None:
     kept.offer("qdhcp-x")
     stage.until(lambda: bool(kept.wanted))
     assert kept.wanted == [{("qdhcp-x", Bind("169.254.169.254", 80)): Scope("network", NETWORK)}]
-    assert kept.upkeep.problems == []
-    assert time.time() - kept.upkeep.planned < 10
+    assert kept.plan_loop.problems == []
+    assert time.time() - kept.plan_loop.planned_at < 10
 
 
 def test_the_newest_plan_wins(stage: Stage) -> None:
@@ -287,7 +290,7 @@ def test_the_newest_plan_wins(stage: Stage) -> None:
         kept.offer(text)
     stage.until(lambda: len(kept.wanted) == 2)
     assert (stage.directory / "seen").read_text() == "ac"
-    assert kept.upkeep.problems == []
+    assert kept.plan_loop.problems == []
     assert open_descriptors() == before + 1  # the plan in force
 
 
@@ -326,12 +329,12 @@ def test_a_problem_is_said_once(stage: Stage, caplog: pytest.LogCaptureFixture) 
     kept = Kept(stage, work)
     kept.offer("a")
     stage.until(lambda: bool(kept.wanted))
-    assert kept.upkeep.problems == ["no bridge; make it"]
+    assert kept.plan_loop.problems == ["no bridge; make it"]
     with caplog.at_level("INFO"):
         stage.until(lambda: len(kept.wanted) == 3)
     assert caplog.text.count("no bridge") == 1
-    assert "all is as planned again" in caplog.text
-    assert kept.upkeep.problems == []
+    assert "the node is as planned again" in caplog.text
+    assert kept.plan_loop.problems == []
 
 
 @pytest.mark.parametrize(
@@ -347,11 +350,11 @@ def test_a_look_that_fails(stage: Stage, fault: str) -> None:
     """
     kept = Kept(stage, work)
     kept.offer("a")
-    stage.until(lambda: bool(kept.upkeep.problems))
-    assert kept.upkeep.problems[0].startswith("the plan could not be applied (")
+    stage.until(lambda: bool(kept.plan_loop.problems))
+    assert kept.plan_loop.problems[0].startswith("the plan could not be applied (")
     assert kept.wanted == []
     stage.until(lambda: bool(kept.wanted))
-    assert kept.upkeep.problems == []
+    assert kept.plan_loop.problems == []
 
 
 def test_a_plan_that_is_refused(stage: Stage) -> None:
@@ -367,8 +370,8 @@ def test_a_plan_that_is_refused(stage: Stage) -> None:
     kept.offer("good")
     stage.until(lambda: bool(kept.wanted))
     kept.offer("bad")
-    stage.until(lambda: bool(kept.upkeep.problems))
-    assert kept.upkeep.problems == ["a plan is refused: dhcp: not a list"]
+    stage.until(lambda: bool(kept.plan_loop.problems))
+    assert kept.plan_loop.problems == ["a plan is refused: dhcp: not a list"]
     count = len(kept.wanted)
     stage.until(lambda: len(kept.wanted) > count)
     assert {path.name.split("-")[2] for path in stage.directory.glob("applied-*")} == {"good"}
@@ -381,12 +384,12 @@ def test_a_plan_that_can_still_change(stage: Stage) -> None:
     kept.offer("a", seals=fcntl.F_SEAL_WRITE)
     reader, writer = os.pipe()
     os.close(writer)
-    kept.upkeep.offer(reader)
-    assert kept.upkeep.problems == ["the planner sends what can still change"]
+    kept.plan_loop.take_plan(reader)
+    assert kept.plan_loop.problems == ["the planner sent a plan that is not sealed"]
     assert open_descriptors() == before
     kept.offer("a")
     stage.until(lambda: bool(kept.wanted))
-    assert (stage.starts, kept.upkeep.problems) == (1, [])
+    assert (stage.starts, kept.plan_loop.problems) == (1, [])
 
 
 def test_not_while_another_keeper_has_the_say(stage: Stage) -> None:
@@ -423,11 +426,11 @@ def sealed(content: bytes, size: int = 0) -> int:
 def test_no_plan_at_all(stage: Stage, tmp_path: Path, descriptor: Callable[[], int], why: str) -> None:
     """What root runs refuses it in one line, and touches nothing."""
     wanted: list[object] = []
-    upkeep = Upkeep(stage.loop, start_converge, 60.0, wanted.append, lambda: True)
-    upkeep.apply_to({**PLACES, "state": str(tmp_path / "state")})
-    upkeep.offer(descriptor())
-    stage.until(lambda: bool(upkeep.problems))
-    [problem] = upkeep.problems
+    loop = PlanLoop(stage.loop, start_converge, 60.0, wanted.append, lambda: True)
+    loop.set_places({**PLACES, "state": str(tmp_path / "state")})
+    loop.take_plan(descriptor())
+    stage.until(lambda: bool(loop.problems))
+    [problem] = loop.problems
     assert problem.startswith("a plan is refused: ")
     assert why in problem
     assert wanted == []

@@ -301,10 +301,10 @@ def test_a_network_comes_and_goes(kvm: Kvm) -> None:
 
 
 def test_a_file_with_a_mistake(kvm: Kvm, capsys: pytest.CaptureFixture[str]) -> None:
-    """One line, in the log and in `mdmw node status`; what is in force stays in force."""
+    """One line, in the log and in `mdmw node status`; the last plan stays in force."""
     good = kvm.inventory.read_text()
     kvm.write_text(good.replace("10.0.1.0/24", "10.0.1.0/99"))
-    kvm.place.wait_for_log("what is in force stays in force")
+    kvm.place.wait_for_log("the last plan stays in force")
     [line] = [line for line in kvm.place.log.splitlines() if "/99" in line]
     assert f" {kvm.inventory}:1: networks[0].subnets[0].cidr: " in line
     socket = ["--socket", str(kvm.place.directory / "node.sock")]
@@ -316,7 +316,7 @@ def test_a_file_with_a_mistake(kvm: Kvm, capsys: pytest.CaptureFixture[str]) -> 
     kvm.inventory.chmod(0)
     kvm.place.wait_for_log("Permission denied")
     kvm.write()
-    kvm.place.wait_for_log("the planner sees again what there is")
+    kvm.place.wait_for_log("the planner can read its source again")
     assert main(["node", "status", *socket]) == 0
     shown = capsys.readouterr().out
     assert "problem" not in shown
@@ -363,7 +363,7 @@ def test_a_full_disk(kvm: Kvm) -> None:
     finally:
         filler.unlink()
     kvm.place.until(lambda: "10.0.1.77" in hosts.read_text())
-    kvm.place.wait_for_log("all is as planned again")
+    kvm.place.wait_for_log("the node is as planned again")
     lines = [line for line in kvm.place.log.splitlines() if "make room on the disk" in line]
     assert len(lines) <= 2  # what is written first differs
 
@@ -372,7 +372,7 @@ def test_a_bridge_that_is_missing(kvm: Kvm) -> None:
     """One line says what to do; it is served as soon as it was done."""
     network = Network(4, kvm.host.name("b"))
     kvm.write(network)
-    kvm.place.wait_for_log(f"there is no bridge {network.bridge} on this host; make it")
+    kvm.place.wait_for_log(f"this host has no bridge {network.bridge}; make the bridge")
     run("ip", "link", "add", network.bridge, "type", "bridge")
     try:
         kvm.until_listening(network)
@@ -386,7 +386,7 @@ def test_a_planner_that_is_killed(kvm: Kvm) -> None:
     """Another takes its place, and nothing changes meanwhile."""
     killed, listeners = kvm.planner, {one["since"] for one in kvm.place.listeners()}
     os.kill(killed, signal.SIGKILL)
-    kvm.place.wait_for_log("another is started, the last plan stays in force")
+    kvm.place.wait_for_log("another is started, and the last plan stays in force")
     kvm.place.until(lambda: [pid for pid in children(kvm.keeper.pid) if "planner" in command_of(pid)] != [])
     assert kvm.planner != killed
     network = Network(5, kvm.host.bridge())
@@ -414,7 +414,7 @@ def test_new_options(kvm: Kvm) -> None:
     routed = kvm.networks[1]
     kvm.options.write_text("[DEFAULT]\nmetadata_port = 0\n")
     kvm.keeper.send_signal(signal.SIGHUP)
-    kvm.place.wait_for_log("the planner goes on with the options it has: ")
+    kvm.place.wait_for_log("the planner keeps the options that it has; it cannot use the new ones: ")
     assert "'metadata_port'" in kvm.place.log
     kvm.options.write_text("[DEFAULT]\nforce_metadata = true\n")
     kvm.keeper.send_signal(signal.SIGHUP)

@@ -154,7 +154,7 @@ def test_namespaces_of_neutron(node: Node) -> None:
     """4.4, 4.5, 4.6: what is missing is added as they appear; what Neutron made stays Neutron's."""
     network, router = str(uuid.uuid4()), str(uuid.uuid4())
     node.neutron.add(network)
-    node.place.wait_for_log(f"qdhcp-{network}: the namespace is not there yet; Neutron's agent makes it")
+    node.place.wait_for_log(f"qdhcp-{network}: the namespace does not exist yet; Neutron's agent makes it")
     space = node.dhcp_agent(network)
     node.place.until(lambda: space in node.served())
     command = f"curl -sS -m 5 --interface {GUEST} http://169.254.169.254/x"

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kvm_host import Host, inside, ip, made, obstacle
 
+from mdmw.netlink import attributes, dump
 from mdmw.node import firewall, namespaces, network_state
-from mdmw.node.netlink import attributes, dump
-from mdmw.node.network_state import Address, Device
-from mdmw.node.rules import RouterRules
+from mdmw.node.network_state import DeviceAddress, NetworkDevice
+from mdmw.node.plan import RouterRules
 
 needs_root = pytest.mark.skipif(bool(obstacle()), reason=f"needs root and: {obstacle()}")
 VALUES = st.dictionaries(st.integers(0, 0x3FFF), st.binary(max_size=40), max_size=8)
@@ -135,8 +135,8 @@ def test_many_devices(host: Host):
     ip(space, f"-batch {host.directory}/batch")
     found = network_state.inside(space, network_state.devices)
     assert {f"bridge{n}" for n in range(200)} < set(found)
-    assert found["lo"] == Device("lo", "00:00:00:00:00:00", 65536, True, None, found["lo"].addresses)
-    assert Address("127.0.0.1/8") in found["lo"].addresses
+    assert found["lo"] == NetworkDevice("lo", "00:00:00:00:00:00", 65536, True, None, found["lo"].addresses)
+    assert DeviceAddress("127.0.0.1/8") in found["lo"].addresses
 
 
 @needs_root

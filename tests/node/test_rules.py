@@ -7,8 +7,9 @@ import subprocess
 
 import pytest
 
+from mdmw.node.firewall import iptables, nftables
 from mdmw.node.namespaces import run
-from mdmw.node.rules import RouterRules, iptables, nftables
+from mdmw.node.plan import RouterRules
 
 
 def test_p_7_the_exact_rules():

@@ -19,10 +19,9 @@ from test_plan import OPTIONS, views
 from mdmw.errors import ConfigError, Unavailable
 from mdmw.inventory import file as inventory_file
 from mdmw.node import file_view
-from mdmw.node.ha_states import HaStates
-from mdmw.node.neutron_view import NeutronView
+from mdmw.node.neutron_view import HaStates, NeutronView
 from mdmw.node.plan import Options, dumps, loads, plan
-from mdmw.node.view import Bridge, Router
+from mdmw.node.view import Bridge, RouterView
 
 SAMPLE = Path(__file__).parents[2] / "etc" / "inventory.yaml"
 NET = "1f9c3a52-6d0e-4f6b-9c1e-7a4c0b2d8e31"
@@ -99,7 +98,7 @@ def test_an_address_that_is_taken(tmp_path):
     }
     text = json.dumps(json.loads(network()) | {"instances": [guest]})
     with pytest.raises(
-        ConfigError, match=r"i.yaml: subnet .*: 10.0.0.1 is wanted for DHCP, but is taken; give"
+        ConfigError, match=r"i.yaml: subnet .*: 10.0.0.1 is needed for DHCP, but a port has it; set"
     ):
         of_file(tmp_path / "i.yaml", text)
 
@@ -222,7 +221,7 @@ def test_what_is_on_this_host(rest):
     assert found.networks == (NET,)
     assert found.dhcp_ports == {"d4c90000-0000-4000-8000-000000000000"}
     assert {one.id[:8] for one in found.ports} == {"d4c90000", "d4c90001", "d4c90002", "10000000"}
-    assert found.routers == (Router(ROUTER), Router(OTHER, ha=True, is_primary=False))
+    assert found.routers == (RouterView(ROUTER), RouterView(OTHER, ha=True, is_primary=False))
     subnet = found.subnets[0]
     assert (subnet.dns_nameservers, subnet.host_routes) == (("9.9.9.9",), (("10.7.0.0/16", "10.0.0.7"),))
     made = plan(found, ISOLATED)
@@ -296,7 +295,7 @@ def test_4_8_who_flaps_does_not_count(tmp_path):
 def test_4_8_a_state_that_cannot_be_read_is_no_state(rest, tmp_path):
     """Spec 4.8: rather nothing is changed."""
     (tmp_path / OTHER / "state").mkdir(parents=True)
-    with pytest.raises(Unavailable, match="the state of an HA router cannot be read"):
+    with pytest.raises(Unavailable, match="the state file of an HA router cannot be read"):
         read(rest, tmp_path)
 
 
@@ -381,7 +380,7 @@ def test_there_and_back(there, options, wired):
 @pytest.fixture(scope="module")
 def good():
     found = file_view.view(inventory_file.load(SAMPLE), SAMPLE)
-    made = plan(dataclasses.replace(found, routers=(Router(ROUTER),)), ISOLATED)
+    made = plan(dataclasses.replace(found, routers=(RouterView(ROUTER),)), ISOLATED)
     return json.loads(dumps(made))
 
 

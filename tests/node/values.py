@@ -1,10 +1,10 @@
 """Values that several tests of the node begin with."""
 
-from mdmw.node.inspect import Observed
-from mdmw.node.network_state import Address, Device
+from mdmw.node.desired import Places, desired_states
+from mdmw.node.inspect import ObservedState
+from mdmw.node.network_state import DeviceAddress, NetworkDevice
 from mdmw.node.plan import Options, plan
-from mdmw.node.programs import Places, wanted
-from mdmw.node.view import Bridge, Router, Subnet, View
+from mdmw.node.view import Bridge, NodeView, RouterView, SubnetView
 from mdmw.resolvers.contract import Port
 
 NETWORK = "01cce415-8e2b-4096-92b5-7acc67163d79"
@@ -42,34 +42,34 @@ TAP, OUTER = "tapc2ac4ed4-f3", "mdmwc2ac4ed4-f3"
 DHCP_SPACE, ROUTER_SPACE = f"qdhcp-{NETWORK}", f"qrouter-{ROUTER}"
 
 
-def view(*, bridge=None, router=False, ipv6=False) -> View:
+def view(*, bridge=None, router=False, ipv6=False) -> NodeView:
     """A network with a DHCP port and a guest; on a bridge of this host, or Neutron's."""
-    subnets = [Subnet(SUBNET, NETWORK, "172.17.17.0/24")]
+    subnets = [SubnetView(SUBNET, NETWORK, "172.17.17.0/24")]
     if ipv6:
-        subnets.append(Subnet(SUBNET_V6, NETWORK, "fd00:a::/64", ipv6_address_mode="slaac"))
-    return View(
+        subnets.append(SubnetView(SUBNET_V6, NETWORK, "fd00:a::/64", ipv6_address_mode="slaac"))
+    return NodeView(
         networks=(NETWORK,),
         subnets=tuple(subnets),
         ports=(DHCP, GUEST, *([INTERFACE] if router else [])),
-        routers=(Router(ROUTER),) if router else (),
+        routers=(RouterView(ROUTER),) if router else (),
         dhcp_ports=frozenset({DHCP.id}),
         bridges=(Bridge(NETWORK, bridge),) if bridge else (),
     )
 
 
 def wanted_in(namespace, there, places=None, **options):
-    """What is wanted in one namespace."""
+    """What is desired_states in one namespace."""
     made = plan(there, Options(**{"enable_isolated_metadata": True} | options))
-    return wanted(made, places or Places())[namespace]
+    return desired_states(made, places or Places())[namespace]
 
 
-def device(name, *addresses, **fields) -> Device:
+def device(name, *addresses, **fields) -> NetworkDevice:
     """A device with addresses that are ready."""
-    return Device(name, addresses=tuple(Address(address) for address in addresses), **fields)
+    return NetworkDevice(name, addresses=tuple(DeviceAddress(address) for address in addresses), **fields)
 
 
-def observed(*devices, **fields) -> Observed:
+def observed(*devices, **fields) -> ObservedState:
     """A namespace that is there, with `lo` and these devices."""
-    return Observed(
+    return ObservedState(
         **{"exists": True, "devices": {one.name: one for one in (device("lo"), *devices)}} | fields
     )

@@ -1,7 +1,7 @@
-"""The preloader of `mdmw-node`: loads a pipeline once, and forks workers that have it already.
+"""The preloader: loads a pipeline once, and forks workers that have the pipeline already.
 
-The keeper starts it, as the user of the workers and without privileges. It hears and says
-nothing but what `mdmw.node.channel` has for it, and ends with the keeper; its workers do not.
+The keeper starts this program as the user of the workers, without privileges. The program ends with the
+keeper; its workers do not.
 """
 
 import argparse
@@ -14,13 +14,13 @@ from functools import partial
 
 from mdmw.errors import ConfigError
 from mdmw.identity import drop_all_privileges
-from mdmw.node.channel import TO_PRELOADER, Channel, Ended
+from mdmw.node.channel import TO_PRELOADER, Channel, Ended, as_line
 
-_Socket = socket.socket  # before gevent has one in its place: the preloader waits without greenlets
+_Socket = socket.socket  # not gevent's: the preloader has no greenlets, and waits in the kernel
 
 
 def main() -> int:
-    """Load, report, and fork until the keeper is gone."""
+    """Load the pipeline, report to the keeper, and fork workers until the keeper has ended."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--channel", type=int, required=True)
     parser.add_argument("--ini", required=True)
@@ -31,7 +31,7 @@ def main() -> int:
 
     from gevent import monkey
 
-    # Before anything is imported that may wait. Not os: this process forks, and closes, at once.
+    # Before any module is imported that may wait. Not `os`: this process must fork and close at once.
     monkey.patch_all(os=False, signal=False, subprocess=False)
 
     import gevent
@@ -47,15 +47,15 @@ def main() -> int:
     try:
         application = pipelines.load(arguments.pipeline, arguments.ini)
     except ConfigError as error:
-        channel.send("refused", why=str(error)[:1999])
+        channel.send("refused", why=as_line(str(error)))
         return 2
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the keeper notices when a worker has ended
     drop_all_privileges()
     gc.collect()
-    gc.freeze()  # what is there is shared, as long as nobody writes to it
+    gc.freeze()  # workers share the memory of all objects so far, as long as no worker writes to them
     try:
         channel.send("ready")
-    except BrokenPipeError:  # the keeper has a newer one already
+    except BrokenPipeError:  # the keeper has a newer preloader already
         return 0
     while True:
         try:
