@@ -193,6 +193,7 @@ def worker_stopped(node: Node) -> Iterator[None]:
 @contextlib.contextmanager
 def listener_closed(node: Node) -> Iterator[None]:
     node.want(node.listeners[1])
+    until(lambda: ":80 " not in inside(node.space, "ss", "-Hltn"))  # the workers have closed it too
     with _then(lambda: node.want(*node.listeners)):
         yield
 
