@@ -1,4 +1,7 @@
-"""The connection that a request came over, as far as the WSGI server lets one ask."""
+"""The connection that a request came over: its socket, its listener, and the MAC of its peer.
+
+How much is known depends on the WSGI server.
+"""
 
 import contextlib
 import ipaddress
@@ -11,17 +14,32 @@ from typing import Any
 from mdmw import netlink
 from mdmw.records import Environ
 
+LISTENER = "mdmw.listener"
+#: Environ key of a server that knows whose guests arrive at the listener: their `Scope`.
+LISTENER_SCOPE = "mdmw.listener_scope"
+#: Environ key of such a server: a function without arguments that returns the MAC of the peer, or None.
+LISTENER_MAC = "mdmw.listener_mac"
+_SO_NETNS_COOKIE = 71  # Linux 5.14, include/uapi/asm-generic/socket.h
+_COOKIE_BYTES = 8
+# linux/rtnetlink.h, linux/neighbour.h
+_RTM_GETNEIGH = 30
+_NDA_DST = 1
+_NDA_LLADDR = 2
+_NEIGHBOUR = struct.Struct("=BBHiHBB")  # family, padding, padding, device, state, flags, type
+_TIMEOUT = 1.0  # seconds
+_MAC_BYTES = 6
+
 
 @contextlib.contextmanager
 def connection(environ: Environ) -> Iterator[Any]:
-    """The accepted socket, only to be asked about itself; None where the server hides it."""
+    """The accepted socket, for questions only; None when the server does not give access to the socket."""
     sock = environ.get("gunicorn.socket")
     if sock is not None:
         yield sock
     elif "waitress.client_disconnected" in environ:
         yield environ["waitress.client_disconnected"].__self__.socket
     elif "uwsgi.version" in environ:
-        import uwsgi  # only exists inside a uWSGI worker
+        import uwsgi  # this module exists only inside a uWSGI worker
 
         with socket.socket(fileno=os.dup(uwsgi.connection_fd())) as duplicate:
             yield duplicate
@@ -29,21 +47,11 @@ def connection(environ: Environ) -> Iterator[Any]:
         yield None
 
 
-LISTENER = "mdmw.listener"
-#: Of a server that knows it: the `Scope` of the guests that its listener is for.
-LISTENER_SCOPE = "mdmw.listener_scope"
-#: Of such a server: a function without arguments that tells the MAC of the peer, or None.
-LISTENER_MAC = "mdmw.listener_mac"
-_SO_NETNS_COOKIE = 71  # Linux 5.14, include/uapi/asm-generic/socket.h
-_COOKIE_BYTES = 8
-
-
 def listener_keys(environ: Environ) -> list[str]:
-    """Names of the listener, the most certain first.
+    """The names of the listener that accepted the request, the most certain name first.
 
-    What the server put into the environ; `netns:COOKIE`, `ADDRESS:PORT` and
-    `port:PORT` of the connection's own end; on servers that hide the connection
-    only `port:PORT`.
+    First the name that the server put into the environ, then `netns:COOKIE`, `ADDRESS:PORT` and `port:PORT`
+    of the local end of the connection. On a server that does not give access to the socket, only `port:PORT`.
     """
     keys = []
     if LISTENER in environ:
@@ -57,7 +65,7 @@ def listener_keys(environ: Environ) -> list[str]:
 
 
 def netns_cookie(sock: socket.socket) -> int | None:
-    """The kernel's name for the network namespace of a socket; None on an older Linux."""
+    """The number by which the kernel names the network namespace of a socket; None before Linux 5.14."""
     try:
         raw = sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, _COOKIE_BYTES)
     except OSError:
@@ -79,17 +87,8 @@ def _of_socket(sock: socket.socket) -> Iterator[str]:
 
 
 def _tells_own_port(environ: Environ) -> bool:
-    """Granian fills SERVER_PORT from its own listener; of others nothing is known."""
+    """Whether SERVER_PORT is the port of the listener: known of granian only."""
     return str(environ.get("SERVER_SOFTWARE", "")).startswith("Granian")
-
-
-# linux/rtnetlink.h, linux/neighbour.h
-_RTM_GETNEIGH = 30
-_NDA_DST = 1
-_NDA_LLADDR = 2
-_NEIGHBOUR = struct.Struct("=BBHiHBB")  # family, padding, padding, device, state, flags, type
-_TIMEOUT = 1.0  # seconds
-_MAC_BYTES = 6
 
 
 def neighbour_mac(address: str) -> str | None:

@@ -1,6 +1,7 @@
-"""`mdmw-metadata-agent`: takes the place of neutron-metadata-agent, with its command line and its files.
+"""`mdmw-metadata-agent`: replaces neutron-metadata-agent, with the same command line and the same files.
 
-Runs the pipeline `agent` of etc/metadata-agent.ini, or of `MDMW_PASTE_INI`, on gunicorn (spec 5.1).
+The daemon runs the pipeline `agent` of etc/metadata-agent.ini, or of the file in `MDMW_PASTE_INI`, on
+gunicorn (spec 5.1).
 """
 
 import contextlib
@@ -32,90 +33,20 @@ from mdmw.resolvers.state_report import start_reporting
 from mdmw.wire import one_line
 from mdmw.wsgi import pipelines
 
-#: What `metadata_proxy_socket_mode` may be, beside `DEDUCE`. To connect one needs permission to write.
+LOG = logging.getLogger(__name__)
+
+PROGRAM = "mdmw-metadata-agent"
+
+#: Value of `metadata_proxy_socket_mode` -> mode of the socket. Who connects needs permission to write.
 MODES = {"user": 0o600, "group": 0o660, "all": 0o666}
 DEDUCE = "deduce"
 
 _DIRECTORY_MODE = 0o755
 _NOBODY_ELSE = 0o177
 
-
-def mode_of(setting: str, user: str, group: str, proxy: Identity, agent: Identity) -> int:
-    """The permissions that `metadata_proxy_socket_mode` stands for.
-
-    `user` and `group` are those of the proxies as configured, `proxy` their
-    numbers; deduced is the least that lets them in, whoever owns the socket.
-    """
-    if setting != DEDUCE:
-        return MODES[setting]
-    if not user or proxy.uid in (0, agent.uid):
-        return MODES["user"]
-    if not group or proxy.gid == agent.gid:
-        return MODES["group"]
-    return MODES["all"]
-
-
-class AgentSocket:
-    """Listens at `path`, in the place of a socket that is there; `sock` is for the server.
-
-    The directory is made if need be. The owner changes only if this is root.
-    Raises `ConfigError`.
-    """
-
-    def __init__(self, path: str, mode: int, owner: Identity, backlog: int) -> None:
-        self._path = Path(path)
-        self.sock = socket.socket(socket.AF_UNIX)
-        try:
-            _make_directory(self._path.parent)
-            _make_room(self._path)
-            self._bind()
-            if os.geteuid() == 0:
-                os.chown(self._path, owner.uid, owner.gid)
-            self._path.chmod(mode)
-            self.sock.listen(backlog)
-            self._inode = self._path.stat().st_ino
-        except OSError as error:
-            self.sock.close()
-            raise ConfigError(f"option 'metadata_proxy_socket': {path}: {error.strerror or error}") from None
-
-    def remove(self) -> None:
-        """Remove the file, unless another agent has put its own there, or this user may not.
-
-        One that stays is no harm: the next start takes its place.
-        """
-        with suppress(OSError):
-            if self._path.stat().st_ino == self._inode:
-                self._path.unlink()
-
-    def _bind(self) -> None:
-        umask = os.umask(_NOBODY_ELSE)
-        try:
-            self.sock.bind(str(self._path))
-        finally:
-            os.umask(umask)
-
-
-def _make_directory(path: Path) -> None:
-    if not path.is_dir():
-        path.mkdir(parents=True)
-        path.chmod(_DIRECTORY_MODE)  # whatever the umask
-
-
-def _make_room(path: Path) -> None:
-    try:
-        kind = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(kind):
-        raise OSError("is there already, and is not a socket")
-    path.unlink()
-
-
-LOG = logging.getLogger(__name__)
-
-PROGRAM = "mdmw-metadata-agent"
-
-_STATE_PATH = cfg.StrOpt("state_path", default="/var/lib/neutron", help="Where Neutron keeps its state.")
+_STATE_PATH = cfg.StrOpt(
+    "state_path", default="/var/lib/neutron", help="Directory with the state of Neutron's agents."
+)
 _SOCKET = cfg.StrOpt(
     "metadata_proxy_socket", default="$state_path/metadata_proxy", help="Unix socket to listen on."
 )
@@ -125,25 +56,42 @@ OPTIONS = [
         "metadata_proxy_socket_mode",
         default=DEDUCE,
         choices=[DEDUCE, *MODES],
-        help="Who may connect: the owner, its group too, or all; deduced from metadata_proxy_user and "
-        "metadata_proxy_group.",
+        help="Users that may connect to the socket: user (its owner), group (also its group), all, or deduce "
+        "(the strictest of them that lets metadata_proxy_user and metadata_proxy_group connect).",
     ),
-    cfg.StrOpt("metadata_proxy_user", default="", help="User of the proxies, who then owns the socket."),
-    cfg.StrOpt("metadata_proxy_group", default="", help="Group of the proxies, whose the socket then is."),
+    cfg.StrOpt(
+        "metadata_proxy_user",
+        default="",
+        help="User of the proxies; this user becomes the owner of the socket.",
+    ),
+    cfg.StrOpt("metadata_proxy_group", default="", help="Group of the proxies; the socket gets this group."),
     cfg.IntOpt(
         "metadata_workers",
         default=(os.cpu_count() or 1) // 2,
         min=0,
         sample_default="<number of CPUs> / 2",
-        help="Worker processes, each with 200 threads; 0 is one too.",
+        help="Number of worker processes, each with 200 threads; 0 means 1.",
     ),
-    cfg.IntOpt("metadata_backlog", default=4096, min=1, help="Connections that may wait to be accepted."),
-    cfg.StrOpt("user", default="", help="User to become once the socket is there; default: the caller."),
-    cfg.StrOpt("group", default="", help="Group to become; default: the user's own."),
-    cfg.StrOpt("resolver", help="Resolver to use (entry point of mdmw.resolvers); default: auto."),
+    cfg.IntOpt(
+        "metadata_backlog",
+        default=4096,
+        min=1,
+        help="Largest number of connections that wait until a worker accepts them.",
+    ),
+    cfg.StrOpt(
+        "user",
+        default="",
+        help="User that the agent becomes when its socket is open; default: the user that starts the agent.",
+    ),
+    cfg.StrOpt(
+        "group", default="", help="Group that the agent becomes; default: the primary group of the user."
+    ),
+    cfg.StrOpt(
+        "resolver", help="Resolver that finds the instance (an entry point of mdmw.resolvers); default: auto."
+    ),
 ]
 
-#: Read where oslo.config would look for them, when no file is named.
+#: Files that are read when the command line names no file.
 _STANDARD_FILES = ("/etc/neutron/neutron.conf", "/etc/neutron/metadata_agent.ini")
 _WITHOUT_EFFECT = ("use-journal", "use-json", "watch-log-file")
 _NOT_OPTIONS = ("config_file", "config_dir", *(name.replace("-", "_") for name in _WITHOUT_EFFECT))
@@ -156,7 +104,7 @@ _NEXT_START = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM; the status is 2, with one line, when that cannot be done."""
+    """Serve until SIGTERM. When the agent cannot start, print one line and return 2."""
     try:
         Agent(_parser().given(argv)).run()
     except ConfigError as error:
@@ -165,29 +113,48 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> DaemonParser:
-    parser = DaemonParser(PROGRAM, "Answer the metadata proxies of this host, as neutron-metadata-agent.")
+    parser = DaemonParser(
+        PROGRAM, "Answer the metadata proxies of this host, in the place of neutron-metadata-agent."
+    )
     parser.add_argument(
         "--config-file",
         action="append",
         metavar="PATH",
-        help=f"Neutron's files, the last wins; default, where they exist: {', '.join(_STANDARD_FILES)}",
+        help="configuration file of Neutron; may be given several times, and then the last file wins; "
+        f"default, if they exist: {', '.join(_STANDARD_FILES)}",
     )
     parser.add_argument(
-        "--config-dir", action="append", metavar="DIR", help="*.conf files of a directory, read after those"
+        "--config-dir",
+        action="append",
+        metavar="DIR",
+        help="directory with files *.conf, which are read after the files of --config-file",
     )
-    parser.add_argument("--state-path", metavar="DIR", help="default: /var/lib/neutron")
-    parser.add_argument("--user", help="become this user once the socket is there")
-    parser.add_argument("--group", help="become this group; default: the user's own")
+    parser.add_argument(
+        "--state-path",
+        metavar="DIR",
+        help="directory with the state of Neutron's agents; default: /var/lib/neutron",
+    )
+    parser.add_argument("--user", help="user that the agent becomes when its socket is open")
+    parser.add_argument(
+        "--group", help="group that the agent becomes; default: the primary group of the user"
+    )
     parser.add_log_options()
-    parser.add_argument("--log-config-append", "--log-config", metavar="PATH", help="file for logging.config")
-    parser.add_argument("--log-date-format", metavar="FORMAT", help="as of strftime")
+    parser.add_argument(
+        "--log-config-append",
+        "--log-config",
+        metavar="PATH",
+        help="file with a configuration for Python's logging.config",
+    )
+    parser.add_argument(
+        "--log-date-format", metavar="FORMAT", help="format of the time in a log line, as of strftime"
+    )
     for switch in _WITHOUT_EFFECT:
-        parser.add_switch(switch, "taken for the sake of old init scripts; has no effect")
+        parser.add_switch(switch, "no effect; accepted because old init scripts have this option")
     return parser
 
 
 class Agent:
-    """One agent: what its command line gives, and what was read from its files last."""
+    """One agent: the options of its command line, and the settings that were read from its files last."""
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         self._files = _global_conf(given)
@@ -195,10 +162,10 @@ class Agent:
         self._settings = self._read()
 
     def run(self) -> None:
-        """Serve until a signal ends it, by SystemExit; raises `ConfigError` before that.
+        """Serve until a signal ends the agent, with SystemExit. Raises `ConfigError` before it serves.
 
-        The configuration is read, and all code loaded, while this is still the
-        caller's user; the socket of another agent is not touched before that went well.
+        The configuration is read and all code is loaded as the user that started the agent. Only then the
+        socket of another agent is replaced.
         """
         settings = self._settings
         ids = identity_of(settings.user, settings.group)
@@ -224,12 +191,12 @@ class Agent:
         return pipelines.load("agent", path, self._files | resolver)
 
     def _reload(self) -> tuple[App, Mapping[str, Any]]:
-        """What SIGHUP asks for: the files as they are now; raises `ConfigError`."""
+        """At SIGHUP: application and settings from the files as they are now; raises `ConfigError`."""
         settings = self._read()
         application = self._load(settings)
         for option in _NEXT_START:
             if getattr(settings, option) != getattr(self._settings, option):
-                LOG.warning("option %r has changed: that takes effect at the next start", option)
+                LOG.warning("option %r has changed; the new value takes effect at the next start", option)
         on_gunicorn.set_level(settings)
         self._settings = settings
         return application, self._for_gunicorn(settings)
@@ -247,7 +214,7 @@ def _global_conf(given: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _socket_path(settings: SimpleNamespace) -> str:
-    """The files may say $state_path, which the command line may say."""
+    """The path of the socket, in which $state_path of a file or of the command line is replaced."""
     conf = settings.config.parse(PROGRAM, [_STATE_PATH, _SOCKET])
     conf.set_override("state_path", settings.state_path)
     try:
@@ -256,7 +223,7 @@ def _socket_path(settings: SimpleNamespace) -> str:
         raise options.refuse(settings, "metadata_proxy_socket", one_line(str(error))) from None
 
 
-def _listen(settings: SimpleNamespace, agent: Identity) -> AgentSocket:
+def _listen(settings: SimpleNamespace, agent: Identity) -> "AgentSocket":
     user, group = settings.metadata_proxy_user, settings.metadata_proxy_group
     proxy = identity_of(user, group)
     mode = mode_of(settings.metadata_proxy_socket_mode, user, group, proxy, agent)
@@ -265,7 +232,7 @@ def _listen(settings: SimpleNamespace, agent: Identity) -> AgentSocket:
 
 
 def _group_directory(state_path: str, ids: Identity) -> str:
-    """Made where its owner can remove it again."""
+    """A new directory for files that the workers share, made where its owner can remove it."""
     if ids != own_identity():
         directory = tempfile.mkdtemp(prefix=_GROUP_DIR_PREFIX)
         os.chown(directory, ids.uid, ids.gid)
@@ -276,10 +243,85 @@ def _group_directory(state_path: str, ids: Identity) -> str:
 
 @contextlib.contextmanager
 def _afterwards(clean_up: Callable[[], None]) -> Iterator[None]:
-    """Clean up at the end of the block; not in a worker, which comes by here too when it ends."""
+    """Clean up at the end of the block, but not in a worker, whose end passes here too."""
     owner = os.getpid()
     try:
         yield
     finally:
         if os.getpid() == owner:
             clean_up()
+
+
+# --- the socket of the agent ------------------------------------------------------------
+
+
+def mode_of(setting: str, user: str, group: str, proxy: Identity, agent: Identity) -> int:
+    """The mode of the socket that the value `setting` of `metadata_proxy_socket_mode` stands for.
+
+    `user` and `group` are the configured names of the proxies' user and group, `proxy` has their numbers.
+    `agent` is the identity of the agent. "deduce" gives the strictest mode with which the proxies can
+    connect.
+    """
+    if setting != DEDUCE:
+        return MODES[setting]
+    if not user or proxy.uid in (0, agent.uid):
+        return MODES["user"]
+    if not group or proxy.gid == agent.gid:
+        return MODES["group"]
+    return MODES["all"]
+
+
+class AgentSocket:
+    """Listens at `path`, and replaces a socket that is there; `sock` is for the server.
+
+    The directory is made if it does not exist. The owner is set only if this process is root. The constructor
+    raises `ConfigError`.
+    """
+
+    def __init__(self, path: str, mode: int, owner: Identity, backlog: int) -> None:
+        self._path = Path(path)
+        self.sock = socket.socket(socket.AF_UNIX)
+        try:
+            _make_directory(self._path.parent)
+            _make_room(self._path)
+            self._bind()
+            if os.geteuid() == 0:
+                os.chown(self._path, owner.uid, owner.gid)
+            self._path.chmod(mode)
+            self.sock.listen(backlog)
+            self._inode = self._path.stat().st_ino
+        except OSError as error:
+            self.sock.close()
+            raise ConfigError(f"option 'metadata_proxy_socket': {path}: {error.strerror or error}") from None
+
+    def remove(self) -> None:
+        """Remove the file, unless it is that of another agent, or this user may not remove it.
+
+        A file that stays does no harm: the next start replaces it.
+        """
+        with suppress(OSError):
+            if self._path.stat().st_ino == self._inode:
+                self._path.unlink()
+
+    def _bind(self) -> None:
+        umask = os.umask(_NOBODY_ELSE)
+        try:
+            self.sock.bind(str(self._path))
+        finally:
+            os.umask(umask)
+
+
+def _make_directory(path: Path) -> None:
+    if not path.is_dir():
+        path.mkdir(parents=True)
+        path.chmod(_DIRECTORY_MODE)  # whatever the umask
+
+
+def _make_room(path: Path) -> None:
+    try:
+        kind = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(kind):
+        raise OSError("the file exists, and is not a socket")
+    path.unlink()

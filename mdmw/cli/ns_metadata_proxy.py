@@ -1,6 +1,7 @@
-"""`mdmw-ns-metadata-proxy`: the proxy in one network namespace, with the arguments it had until 2017 (P-9).
+"""`mdmw-ns-metadata-proxy`: the proxy of one namespace, with the arguments of Neutron's until 2017 (P-9).
 
-Runs the pipeline `proxy` of etc/ns-metadata-proxy.ini, in one process, in the namespace it is started in.
+The daemon runs the pipeline `proxy` of etc/ns-metadata-proxy.ini in one process, in the namespace in which it
+is started.
 """
 
 import contextlib
@@ -25,88 +26,48 @@ from mdmw.identity import identity_of
 from mdmw.locking import try_lock
 from mdmw.wsgi import pipelines
 
-_MODE = 0o644
-
-
-class PidFile:
-    """Takes the file at once, `write` fills it in; raises `ConfigError` when it is somebody's.
-
-    It is somebody's while it is locked, or names a process with `mark` in its
-    command line. A stale one is taken over. The lock outlives a fork.
-    """
-
-    def __init__(self, path: str, mark: str) -> None:
-        self._path = Path(path).absolute()
-        try:
-            self._descriptor = self._locked()
-        except OSError as error:
-            raise ConfigError(f"option 'pid_file': {path}: {error.strerror}") from None
-        if _is_alive(self._read(), mark):
-            raise self._taken()
-
-    def write(self) -> None:
-        """Put this process's number into it."""
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
-
-    def remove(self) -> None:
-        """Remove it; or, in a directory that this user may no longer write to, leave it empty."""
-        try:
-            self._path.unlink()
-        except OSError:
-            os.ftruncate(self._descriptor, 0)
-        os.close(self._descriptor)
-
-    def _locked(self) -> int:
-        while True:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _MODE)
-            self._descriptor = descriptor
-            if not try_lock(descriptor):
-                raise self._taken()
-            if self._path.exists() and self._path.stat().st_ino == os.fstat(descriptor).st_ino:
-                return descriptor
-            os.close(descriptor)  # its owner removed it at this moment
-
-    def _taken(self) -> ConfigError:
-        pid = self._read()
-        os.close(self._descriptor)
-        return ConfigError(f"option 'pid_file': {self._path}: a proxy runs already, with pid {pid or '?'}")
-
-    def _read(self) -> int:
-        text = os.pread(self._descriptor, 20, 0).strip()
-        return int(text) if text.isdigit() else 0
-
-
-def _is_alive(pid: int, mark: str) -> bool:
-    try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
-    return pid != os.getpid() and mark.encode() in command
-
-
 PROGRAM = "mdmw-ns-metadata-proxy"
 
 OPTIONS = [
-    cfg.StrOpt("network_id", help="Network that the guests are on."),
-    cfg.StrOpt("router_id", help="Router that the guests are behind; this or network_id."),
-    cfg.StrOpt("pid_file", help="File for the pid."),
-    cfg.BoolOpt("daemonize", default=True, help="Serve in the background."),
-    cfg.PortOpt("metadata_port", default=9697, min=1, help="TCP port to listen on."),
-    cfg.ListOpt("bind", default=[], help="Addresses to listen on; default: all."),
-    cfg.StrOpt("state_path", default="/var/lib/neutron", help="Where Neutron keeps its state."),
-    cfg.StrOpt("metadata_proxy_socket", help="Socket of the agent; default: $state_path/metadata_proxy."),
-    cfg.StrOpt("metadata_proxy_user", default="", help="User to become once it listens."),
-    cfg.StrOpt("metadata_proxy_group", default="", help="Group to become."),
-    cfg.BoolOpt("metadata_proxy_watch_log", default=True, help="Open the log anew when it was moved away."),
+    cfg.StrOpt(
+        "network_id", help="Id of the network whose guests are served; give this option or router_id."
+    ),
+    cfg.StrOpt("router_id", help="Id of the router whose guests are served; give this option or network_id."),
+    cfg.StrOpt("pid_file", help="File for the process id."),
+    cfg.BoolOpt(
+        "daemonize", default=True, help="Serve in the background; the command ends when the proxy serves."
+    ),
+    cfg.PortOpt("metadata_port", default=9697, min=1, help="TCP port that the proxy listens on."),
+    cfg.ListOpt(
+        "bind",
+        default=[],
+        help="Addresses that the proxy listens on; default: all addresses of the namespace.",
+    ),
+    cfg.StrOpt(
+        "state_path", default="/var/lib/neutron", help="Directory with the state of Neutron's agents."
+    ),
+    cfg.StrOpt(
+        "metadata_proxy_socket",
+        help="Unix socket of the metadata agent; default: $state_path/metadata_proxy.",
+    ),
+    cfg.StrOpt("metadata_proxy_user", default="", help="User that the proxy becomes when it listens."),
+    cfg.StrOpt(
+        "metadata_proxy_group",
+        default="",
+        help="Group that the proxy becomes; default: the primary group of the user.",
+    ),
+    cfg.BoolOpt(
+        "metadata_proxy_watch_log", default=True, help="Open the log file again after it was moved away."
+    ),
 ]
 _BACKLOG = 4096
-#: Seconds; who stops a proxy waits for 5 (P-13).
+#: Seconds; Neutron's agents kill a proxy 5 seconds after SIGTERM (P-13).
 _GRACEFUL = {"graceful_timeout": 4}
+_PID_FILE_MODE = 0o644
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM; the status is 2, with one line, when that cannot be done."""
+    """Serve until SIGTERM. When the proxy cannot start, print one line and return 2."""
     try:
         given = _parser().given(argv)
         return _start(options.load(PROGRAM, [*OPTIONS, *on_gunicorn.OPTIONS], {}, given))
@@ -118,30 +79,59 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> DaemonParser:
     parser = DaemonParser(
         PROGRAM,
-        "Answer the guests of one network or router, by way of the metadata agent of this host. Started in "
-        "their namespace: ip netns exec qrouter-ID mdmw-ns-metadata-proxy --router_id ID ...",
+        "Answer the guests of one network or router through the metadata agent of this host. Start the proxy "
+        "in the namespace of the guests: ip netns exec qrouter-ID mdmw-ns-metadata-proxy --router_id ID ...",
     )
-    parser.add_argument("--network-id", metavar="UUID", help="the network that the guests are on")
-    parser.add_argument("--router-id", metavar="UUID", help="the router that they are behind; one of the two")
-    parser.add_argument("--metadata-port", metavar="PORT", help="TCP port to listen on; default: 9697")
+    parser.add_argument("--network-id", metavar="UUID", help="id of the network whose guests are served")
+    parser.add_argument(
+        "--router-id",
+        metavar="UUID",
+        help="id of the router whose guests are served; give this option or --network-id",
+    )
+    parser.add_argument(
+        "--metadata-port", metavar="PORT", help="TCP port that the proxy listens on; default: 9697"
+    )
     parser.add_argument(
         "--bind",
         metavar="IP,...",
-        help="addresses to listen on, fe80::a9fe:a9fe%%tap0 with its device; default: all of the namespace",
+        help="addresses that the proxy listens on; a link-local address needs its device, as in "
+        "fe80::a9fe:a9fe%%tap0; default: all addresses of the namespace",
     )
-    parser.add_argument("--metadata-proxy-socket", metavar="PATH", help="default: STATE_PATH/metadata_proxy")
-    parser.add_argument("--state-path", metavar="DIR", help="default: /var/lib/neutron")
-    parser.add_argument("--metadata-proxy-user", metavar="USER", help="become this user once it listens")
-    parser.add_argument("--metadata-proxy-group", metavar="GROUP", help="and group; default: the user's own")
-    parser.add_argument("--pid-file", metavar="PATH", help="locked while it runs, removed when it ends")
-    parser.add_switch("daemonize", "return when it serves, in the background; this is the default")
-    parser.add_switch("metadata-proxy-watch-log", "open the log anew when it was moved away (default)")
+    parser.add_argument(
+        "--metadata-proxy-socket",
+        metavar="PATH",
+        help="unix socket of the metadata agent; default: STATE_PATH/metadata_proxy",
+    )
+    parser.add_argument(
+        "--state-path",
+        metavar="DIR",
+        help="directory with the state of Neutron's agents; default: /var/lib/neutron",
+    )
+    parser.add_argument(
+        "--metadata-proxy-user", metavar="USER", help="user that the proxy becomes when it listens"
+    )
+    parser.add_argument(
+        "--metadata-proxy-group",
+        metavar="GROUP",
+        help="group that the proxy becomes; default: the primary group of the user",
+    )
+    parser.add_argument(
+        "--pid-file",
+        metavar="PATH",
+        help="file for the process id; locked while the proxy runs, removed when the proxy ends",
+    )
+    parser.add_switch(
+        "daemonize", "serve in the background; the command ends when the proxy serves; this is the default"
+    )
+    parser.add_switch(
+        "metadata-proxy-watch-log", "open the log file again after it was moved away; this is the default"
+    )
     parser.add_log_options()
     return parser
 
 
 def _start(settings: SimpleNamespace) -> int:
-    """What can be wrong is found in the foreground, what root may do is done first."""
+    """Find mistakes while the command is in the foreground, and do what needs root."""
     if bool(settings.network_id) == bool(settings.router_id):
         raise ConfigError("exactly one of --network_id and --router_id is needed")
     application = _load(settings)
@@ -161,13 +151,13 @@ def _start(settings: SimpleNamespace) -> int:
                 pid_file.write()
             on_gunicorn.start_log(settings, PROGRAM, watch=settings.metadata_proxy_watch_log)
             OneProcess(application, listeners, ids, _GRACEFUL, ready).serve()
-        os._exit(0)  # threads that still wait for the agent would hold the interpreter back
+        os._exit(0)  # threads that wait for the agent would keep the interpreter from ending
 
     return _in_background(serve) if settings.daemonize else serve(lambda: None)
 
 
 def _in_background(serve: Callable[[Callable[[], None]], NoReturn]) -> int:
-    """Serve in a child without terminal; the status, 0 as soon as it is ready."""
+    """Serve in a child process without a terminal; the exit status, 0 as soon as the child is ready."""
     reading, writing = os.pipe()
     child = os.fork()
     if child:
@@ -187,7 +177,7 @@ def _in_background(serve: Callable[[Callable[[], None]], NoReturn]) -> int:
     return serve(ready)
 
 
-def _pid_file(settings: SimpleNamespace) -> PidFile | None:
+def _pid_file(settings: SimpleNamespace) -> "PidFile | None":
     return (
         PidFile(settings.pid_file, settings.network_id or settings.router_id) if settings.pid_file else None
     )
@@ -203,7 +193,7 @@ def _load(settings: SimpleNamespace) -> App:
 
 
 def _listen(addresses: list[str], port: int) -> list[socket.socket]:
-    """Listening sockets in this namespace; without addresses one for all of them, IPv6 included."""
+    """Listening sockets in this namespace; without `addresses` one socket for all addresses, also of IPv6."""
     try:
         if addresses:
             return [_listen_at(address, port) for address in addresses]
@@ -225,3 +215,65 @@ def _listener(target: Any, family: int, dualstack: bool = False) -> socket.socke
     sock = socket.create_server(target, family=family, backlog=_BACKLOG, dualstack_ipv6=dualstack)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
+
+
+# --- the pid file -----------------------------------------------------------------------
+
+
+class PidFile:
+    """The pid file of this process, which the constructor locks and `write` fills in.
+
+    The constructor raises `ConfigError` when the file belongs to another proxy: when it is locked, or names a
+    process with `mark` in its command line. Any other file is taken over. The lock outlives a fork.
+    """
+
+    def __init__(self, path: str, mark: str) -> None:
+        self._path = Path(path).absolute()
+        try:
+            self._descriptor = self._locked()
+        except OSError as error:
+            raise ConfigError(f"option 'pid_file': {path}: {error.strerror}") from None
+        if _is_alive(self._read(), mark):
+            raise self._taken()
+
+    def write(self) -> None:
+        """Write the id of this process into the file."""
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def remove(self) -> None:
+        """Remove the file, or empty it if this user may not remove it any more."""
+        try:
+            self._path.unlink()
+        except OSError:
+            os.ftruncate(self._descriptor, 0)
+        os.close(self._descriptor)
+
+    def _locked(self) -> int:
+        while True:
+            descriptor = os.open(
+                self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _PID_FILE_MODE
+            )
+            self._descriptor = descriptor
+            if not try_lock(descriptor):
+                raise self._taken()
+            if self._path.exists() and self._path.stat().st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
+            os.close(descriptor)  # its owner removed the file at this moment
+
+    def _taken(self) -> ConfigError:
+        pid = self._read()
+        os.close(self._descriptor)
+        return ConfigError(f"option 'pid_file': {self._path}: a proxy runs already, with pid {pid or '?'}")
+
+    def _read(self) -> int:
+        text = os.pread(self._descriptor, 20, 0).strip()
+        return int(text) if text.isdigit() else 0
+
+
+def _is_alive(pid: int, mark: str) -> bool:
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return pid != os.getpid() and mark.encode() in command

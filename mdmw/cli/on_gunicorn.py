@@ -1,6 +1,10 @@
-"""gunicorn inside a daemon of ours: the settings of etc/gunicorn.conf.py, our sockets, our log."""
+"""gunicorn inside a daemon of mdmw, with the limits of etc/gunicorn.conf.py and the daemon's sockets and log.
 
-import concurrent.futures.thread  # noqa: F401 - a worker would import it, when the privileges are gone
+`Server` has a master and workers, `OneProcess` serves in the process that calls it. The log options of the
+daemons are here too.
+"""
+
+import concurrent.futures.thread  # noqa: F401 - a worker would import it after it has given up its privileges
 import configparser
 import logging
 import logging.config
@@ -32,28 +36,30 @@ from mdmw.wire import one_line
 from mdmw.wsgi.pipelines import SWITCH_INTERVAL
 from mdmw.wsgi.process import by_master
 
+LOG = logging.getLogger(__name__)
+
 OPTIONS = [
     cfg.StrOpt("log_file", deprecated_name="logfile", help="File to log to; default: standard error."),
     cfg.StrOpt("log_dir", deprecated_name="logdir", help="Directory of the log file."),
     cfg.BoolOpt("use_syslog", default=False, help="Log to syslog instead of standard error."),
-    cfg.StrOpt("syslog_log_facility", default="LOG_USER", help="Facility of syslog."),
+    cfg.StrOpt("syslog_log_facility", default="LOG_USER", help="Syslog facility of the log messages."),
     cfg.StrOpt(
         "log_config_append",
         deprecated_name="log_config",
-        help="File for logging.config, instead of all else.",
+        help="File with a configuration for Python's logging.config; other log options then have no effect.",
     ),
-    cfg.StrOpt("log_date_format", help="Format of the time, as of strftime."),
-    cfg.BoolOpt("debug", default=False, help="Log more of mdmw itself."),
-    cfg.BoolOpt("verbose", default=False, help="Has no effect."),
+    cfg.StrOpt("log_date_format", help="Format of the time in a log line, as of strftime."),
+    cfg.BoolOpt("debug", default=False, help="Also log debug messages of mdmw, but not of libraries."),
+    cfg.BoolOpt("verbose", default=False, help="This option has no effect; old configuration files have it."),
 ]
 _DEV_LOG = "/dev/log"
 
 
 def start_log(settings: SimpleNamespace, name: str, watch: bool = True) -> None:
-    """Open the log that `settings` (of `OPTIONS`) want; raises `ConfigError`.
+    """Open the log that `settings` (of `OPTIONS`) describe; raises `ConfigError`.
 
-    In `log_dir` alone the file is `name`.log. With `watch` a file that was moved
-    away is opened anew, which a process that has dropped its privileges may not be able to.
+    With `log_dir` but without `log_file`, the file is `name`.log. With `watch`, the file is opened again
+    after it was moved away; a process that has given up its privileges may not be able to do this.
     """
     try:
         if settings.log_config_append:
@@ -66,12 +72,12 @@ def start_log(settings: SimpleNamespace, name: str, watch: bool = True) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    logging.getLogger("stevedore").setLevel(logging.ERROR)  # what it warns of is in our own errors
+    logging.getLogger("stevedore").setLevel(logging.ERROR)  # its warnings are errors of mdmw too
     set_level(settings)
 
 
 def set_level(settings: SimpleNamespace) -> None:
-    """`debug` is for our own messages only: libraries show credentials at that level."""
+    """Set the level of the log. `debug` is for mdmw only, because libraries log credentials at that level."""
     logging.getLogger("mdmw").setLevel(logging.DEBUG if settings.debug else logging.INFO)
 
 
@@ -88,70 +94,66 @@ def _handler(settings: SimpleNamespace, name: str, watch: bool) -> logging.Handl
     return logging.StreamHandler()
 
 
-LOG = logging.getLogger(__name__)
-
-
 class Log(Logger):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn's own messages go where ours go."""
+    """Sends gunicorn's messages to the log of mdmw."""
 
     def setup(self, cfg: Config) -> None:
         self.cfg = cfg
         self.error_log.propagate = True
 
     def reopen_files(self) -> None:
-        """Our handlers watch their files themselves."""
+        """Do nothing: the handlers of mdmw watch their files."""
 
 
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
-    """Worker processes for one application on one listening socket.
+    """A master and worker processes for one application on one listening socket.
 
-    The processes are `ids`: all is loaded before the privileges go. `reload` makes
-    a new application and its settings at SIGHUP. When it raises
-    `ConfigError` the workers stay as they are. Workers have the application from
-    this process, so that one which cannot be loaded never ends the server.
+    The processes run as `identity`; the application is loaded before. At SIGHUP, `reload` makes a new
+    application and new settings; when it raises `ConfigError`, the workers stay as they are. Workers are
+    forked with the application loaded, so that an application that cannot be loaded never ends the server.
     """
 
     def __init__(
         self,
         application: App,
         listener: socket.socket,
-        ids: Identity,
+        identity: Identity,
         settings: Mapping[str, Any],
         reload: Callable[[], tuple[App, Mapping[str, Any]]],
     ) -> None:
         self._listener = listener
-        self._ids = ids
+        self._identity = identity
         self._settings = settings
         self._reload = reload
         super().__init__()
         self.callable = application
 
     def load_config(self) -> None:
-        """Called by gunicorn, at the start and at every SIGHUP."""
+        """Set gunicorn's settings; gunicorn calls this at the start and at each SIGHUP."""
         fixed = {
             "bind": [f"fd://{self._listener.fileno()}"],
             "logger_class": Log,
             "worker_class": _Worker,
-            "user": self._ids.uid,
-            "group": self._ids.gid,
+            "user": self._identity.uid,
+            "group": self._identity.gid,
         }
         _set(self.cfg, _shipped() | dict(self._settings) | fixed)
 
     def renew(self) -> None:
-        """Take a new application and settings; raises `ConfigError` and then keeps the old ones."""
+        """Take a new application and settings; raises `ConfigError`, and keeps the old ones then."""
         self.callable, self._settings = self._reload()
 
     def run(self) -> None:
-        """Serve until a signal ends it; leaves by SystemExit, in the workers too."""
+        """Serve until a signal ends the server. Ends with SystemExit, in the workers too."""
         sys.setswitchinterval(SWITCH_INTERVAL)
-        become(self._ids)
+        become(self._identity)
         _Master(self).run()
 
 
 class _Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     def start(self) -> None:
         super().start()
-        self.systemd = True  # the file of a socket that gunicorn did not make is not its to remove
+        self.systemd = True  # so that gunicorn does not remove the file of a socket that the daemon made
 
     def handle_hup(self) -> None:
         try:
@@ -163,7 +165,7 @@ class _Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         LOG.info("SIGHUP: the new configuration is in service")
 
     def handle_usr2(self) -> None:
-        LOG.warning("SIGUSR2 has no meaning here; SIGHUP reads the configuration again")
+        LOG.warning("SIGUSR2 has no effect; send SIGHUP to have the configuration read again")
 
 
 class _Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -176,15 +178,15 @@ class _Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 class OneProcess(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """A worker without a master: threads in this process serve `listeners` until SIGTERM.
 
-    It becomes `ids`, and then calls `ready`, when all is loaded, just before the
-    first connection is accepted.
+    When all is loaded, and before the first connection is accepted, the process becomes `identity` and calls
+    `ready`.
     """
 
     def __init__(
         self,
         application: App,
         listeners: list[socket.socket],
-        ids: Identity,
+        identity: Identity,
         settings: Mapping[str, Any],
         ready: Callable[[], None],
     ) -> None:
@@ -192,38 +194,38 @@ class OneProcess(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         _set(cfg, _shipped() | {"logger_class": Log} | dict(settings))
         server = _Loaded(application)
         super().__init__(1, os.getppid(), listeners, server, cfg.timeout / 2, cfg, Log(cfg))
-        self._ids = ids
+        self._identity = identity
         self._ready = ready
 
     def serve(self) -> None:
-        """Returns when requests under way are answered, or their time (graceful_timeout) is over."""
+        """Serve; returns when requests under way have answers, or `graceful_timeout` seconds are over."""
         sys.setswitchinterval(SWITCH_INTERVAL)
         self.init_process()
 
     def init_signals(self) -> None:
         super().init_signals()
-        for number in (signal.SIGHUP, signal.SIGUSR1):  # nothing to read again, nor to open again
+        for number in (signal.SIGHUP, signal.SIGUSR1):  # this process has nothing to read or open again
             signal.signal(number, signal.SIG_IGN)
 
     def handle_quit(self, sig: int, frame: Any) -> None:
-        # gunicorn's own takes a lock of the thread pool, which this thread may hold already.
+        # The method of gunicorn takes a lock of the thread pool, which this thread may hold already.
         self.handle_exit(sig, frame)
 
     def notify(self) -> None:
-        """There is no master to tell."""
+        """Do nothing: there is no master to notify."""
 
     def is_parent_alive(self) -> bool:
-        """There is no master to follow."""
+        """Whether the master lives; always true, because there is no master."""
         return True
 
     def run(self) -> None:
-        become(self._ids)
+        become(self._identity)
         self._ready()
         super().run()
 
 
 class _Loaded:
-    """What a worker takes for a gunicorn application."""
+    """An application in the form in which a gunicorn worker asks for it."""
 
     def __init__(self, application: App) -> None:
         self._application = application
@@ -233,7 +235,7 @@ class _Loaded:
 
 
 def _shipped() -> dict[str, Any]:
-    """The settings of etc/gunicorn.conf.py, save how it reloads: that is done in another way here."""
+    """The settings of etc/gunicorn.conf.py, without the check at SIGHUP: `Server` checks in another way."""
     settings = runpy.run_path(str(resources.files("mdmw") / "etc" / "gunicorn.conf.py"))
     settings["on_starting"] = settings["hold_stops"]
     return settings

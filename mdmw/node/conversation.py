@@ -33,7 +33,7 @@ from mdmw.wire import one_line
 
 LOG = logging.getLogger(__name__)
 
-_MORE = 1.0  # seconds for which a body may be silent beyond those that a head has in all
+_BODY_EXTRA = 1.0  # seconds; a body may be silent for this much longer than a head may take as a whole
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
@@ -99,7 +99,7 @@ class Conversation:
 
     def run(self) -> None:
         """Answer requests until the guest or the worker ends the connection, and close the socket."""
-        self._sock.settimeout(self._service.config.keepalive + _MORE)
+        self._sock.settimeout(self._service.config.keepalive + _BODY_EXTRA)
         # The parser would need the address to decide whose forwarding headers to believe: nobody's, here.
         parser = RequestParser(self._service.config, self._sock, None)
         try:
@@ -110,7 +110,7 @@ class Conversation:
             self._refuse(next(status for kind, status in _STATUS_OF if isinstance(error, kind)))
         except OSError as error:
             if error.errno not in _GONE:
-                LOG.info("a connection broke off: %s", error)
+                LOG.info("the connection of a guest is lost: %s", error)
         except Exception as error:
             _log_defect(error)
             self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -124,9 +124,9 @@ class Conversation:
             self._sock.shutdown(socket.SHUT_RD)
 
     def mac(self) -> str | None:
-        """The MAC from which the connection was opened (R-8); None if the kernel cannot tell whose it is."""
+        """The MAC of the guest that opened the connection (R-8); None when the kernel does not know it."""
         if not self._knows_mac:
-            self._knows_mac = True  # the kernel forgets the packet when it has been read
+            self._knows_mac = True  # the kernel gives the packet out only once
             if self._on_link:
                 self._mac = _sender(self._sock.getsockopt(socket.IPPROTO_TCP, _TCP_SAVED_SYN, _SYN_BYTES))
         return self._mac
@@ -254,14 +254,14 @@ class _Answer:
 
 
 def _send(sock: Any, data: bytes) -> None:
-    """Send all. gevent's `sendall` costs several times as much, and is needed only when a buffer is full."""
+    """Send all data. gevent's `sendall` takes several times as long, and helps only when a buffer is full."""
     sent = sock.send(data)
     if sent < len(data):
         sock.sendall(memoryview(data)[sent:])
 
 
 def _head(status: str, connection: str, lines: Iterable[str]) -> bytes:
-    """Raises ValueError for a header with a line end in it: what follows would be another header."""
+    """The head of an answer; raises ValueError for a header with a line end in it."""
     all_lines = [
         f"HTTP/1.1 {status}",
         f"Date: {_date(int(time.time()))}",
@@ -280,15 +280,15 @@ def _date(second: int) -> str:
 
 
 def _log_defect(error: Exception) -> None:
-    """A fault of the upstream that shows after the head of an answer was sent, or a defect of mdmw."""
+    """Log an error of the upstream that shows after the head of an answer was sent, or a defect of mdmw."""
     if isinstance(error, MdmwError):
-        LOG.warning("an answer broke off: %s", one_line(str(error)))
+        LOG.warning("an answer could not be finished: %s", one_line(str(error)))
     else:
         LOG.error("a request could not be answered", exc_info=error)
 
 
 def _sender(packet: bytes) -> str | None:
-    """The source of an Ethernet frame; None for what has no such header."""
+    """The source address of an Ethernet frame; None for a packet without an Ethernet header."""
     if len(packet) <= _ETHERNET.size:
         return None
     _, source, kind = _ETHERNET.unpack_from(packet)

@@ -225,8 +225,8 @@ def _is_automatic(address: str) -> bool:
 
 def _routes(desired: DesiredState, observed: ObservedState, without: set[str]) -> Iterator[Action]:
     """P-6. `without`: devices that have none now, whatever was observed."""
-    ours = {wire.device for wire in desired.wires} - without
-    there = {route for route in observed.routes if route[0] in ours}
+    made_here = {wire.device for wire in desired.wires} - without
+    there = {route for route in observed.routes if route[0] in made_here}
     yield from (actions.RemoveRoute(desired.namespace, *route) for route in sorted(there - desired.gateways))
     yield from (actions.AddRoute(desired.namespace, *route) for route in sorted(desired.gateways - there))
 
