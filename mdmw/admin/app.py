@@ -1,9 +1,9 @@
-"""admin: the API of operators, on a listener of its own.
+"""admin: the admin API, for operators, on a listener of its own.
 
 Reads: `mdmw.operator`; method, path, query, If-Match and the body.
 Writes: nothing.
-Answers: JSON, errors as `mdmw.admin.call` says. Each operation is in `mdmw.admin.operations`.
-Place: the end of a pipeline, behind authtoken or local-operator; never where a guest can reach it.
+Answers: JSON. `mdmw.admin.operations` has the operations, `mdmw.admin.call` the errors.
+Place: the end of a pipeline, after authtoken or local-operator; no guest may reach this pipeline.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -17,11 +17,11 @@ from webob import Response
 
 from mdmw import wire
 from mdmw.admin import openapi
-from mdmw.admin.call import Call, new_request_id, read, refusal, reply
-from mdmw.admin.inventory import Inventory
+from mdmw.admin.call import Call, new_request_id, read_call, refusal, reply
+from mdmw.admin.inventory import InventoryHandlers
 from mdmw.admin.operations import OPERATIONS, Operation
 from mdmw.admin.policy import OPERATOR, Operator, Policy
-from mdmw.admin.served import Acting, Processes, Served
+from mdmw.admin.serving import ActionHandlers, ServingProcesses, TrafficHandlers
 from mdmw.boundary.stage import StartResponse
 from mdmw.errors import MethodNotAllowed, NotFound, PipelineError
 from mdmw.inventory.store import InventoryStore
@@ -32,55 +32,62 @@ OPTIONS = [
     cfg.StrOpt(
         "introspect_dir",
         default="/run/mdmw/processes",
-        help="Directory with the sockets of the serving processes, as the filter introspect has it. They "
-        "answer root and their own user only, so the API runs as one of these.",
+        help="Directory with the introspection sockets of the serving processes; the same as in the filter "
+        "introspect. A serving process answers only root and its own user, so the admin API must run as one "
+        "of them.",
     ),
     cfg.StrOpt(
         "node_status_file",
         default="/run/mdmw/node-status.json",
-        help="What mdmw-node says of its listeners; where there is no such file, no listeners are shown.",
+        help="File in which mdmw-node describes its listeners. Without the file, the API shows no listeners.",
     ),
     cfg.StrOpt(
         "policy_file",
-        help="YAML file of oslo.policy that overrides rules of the code; etc/policy.yaml has them all. "
-        "Read again when it changes; a version with a mistake is logged, and the last good one stays in use.",
+        help="YAML file of oslo.policy that overrides rules of the code; etc/policy.yaml lists all rules. "
+        "mdmw reads the file again after a change. If the file has a mistake, the log says so, and the last "
+        "good version stays in use.",
     ),
     cfg.StrOpt(
         "inventory_db",
-        help="SQLite file with the inventory that can be changed here; made when it is not there.",
+        help="SQLite file with the inventory that the API can change. mdmw makes the file if it does not "
+        "exist.",
     ),
     cfg.FloatOpt(
         "audit_retention",
         default=0.0,
         min=0,
-        help="Seconds for which the record of a change of the inventory is kept; 0: for ever.",
+        help="Seconds for which the record of an inventory change is kept. With 0, records are kept for "
+        "ever.",
     ),
 ]
 
 
+Handler = Callable[[Call], Response]
+
+
 @dataclass(frozen=True, slots=True)
-class Place:
-    """The operations of a path by their method, and the variables in it."""
+class Route:
+    """The operations of a path by method, and the variables of the path."""
 
     operations: Mapping[str, Operation]
     variables: Mapping[str, str]
 
     @property
     def allow(self) -> tuple[str, ...]:
-        """The methods that it takes."""
+        """The methods that the path allows."""
         return (*self.operations, *(("HEAD",) if "GET" in self.operations else ()), "OPTIONS")
 
     def operation(self, method: str) -> Operation | None:
-        """What a method does here; HEAD is GET without a body."""
+        """The operation of a method; HEAD is GET without a body."""
         return self.operations.get("GET" if method == "HEAD" else method)
 
 
-def find(path: str) -> Place | None:
-    """The place that a decoded path names, or None."""
+def find_route(path: str) -> Route | None:
+    """The route of a decoded path, or None."""
     if "\n" in path:  # an expression of Routes ends in `$`, which also fits before a final newline
         return None
     match = _MAPPER.match(path)
-    return Place(_BY_PATH[match.pop("template")], match) if match else None
+    return Route(_BY_PATH[match.pop("template")], match) if match else None
 
 
 def _connect() -> Mapper:
@@ -97,11 +104,8 @@ for _operation in OPERATIONS:
 _MAPPER = _connect()
 
 
-Handler = Callable[[Call], Response]
-
-
 class Admin:
-    """Finds the operation, asks the policy, and calls its handler."""
+    """Finds the operation of a request, asks the policy, and calls the handler of the operation."""
 
     requires = frozenset({OPERATOR})
 
@@ -121,18 +125,20 @@ class Admin:
     def _respond(self, environ: Environ, request_id: str) -> Response:
         operator: Operator | None = environ.get(OPERATOR)
         if operator is None:
-            raise PipelineError("admin needs authtoken or local-operator before it")
+            raise PipelineError("the app admin needs the filter authtoken or local-operator before it")
         method = environ["REQUEST_METHOD"]
-        place = find(_path(environ))
-        if place is None:
-            raise NotFound("there is nothing at this path")
+        route = find_route(_path(environ))
+        if route is None:
+            raise NotFound("the API has nothing at this path")
         if method == "OPTIONS":
-            return Response(status=204, content_type=None, headers=[("Allow", ", ".join(place.allow))])
-        operation = place.operation(method)
+            return Response(status=204, content_type=None, headers=[("Allow", ", ".join(route.allow))])
+        operation = route.operation(method)
         if operation is None:
-            raise MethodNotAllowed(f"{method[:20]!r} is not for this path", place.allow)
+            raise MethodNotAllowed(f"this path does not allow {method[:20]!r}", route.allow)
         self._policy.check(operation, operator)
-        return self._handlers[operation.name](read(environ, operation, place.variables, operator, request_id))
+        return self._handlers[operation.name](
+            read_call(environ, operation, route.variables, operator, request_id)
+        )
 
 
 def _path(environ: Environ) -> str:
@@ -151,13 +157,13 @@ def make(
 ) -> Admin:
     """The application of a section; `pipelines` describes those of the ini file. Raises `ConfigError`."""
     settings = load("admin", OPTIONS, global_conf, local_conf)
-    processes = Processes(settings.introspect_dir)
+    serving = ServingProcesses(settings.introspect_dir)
     handlers: dict[str, Handler] = {
         "get_config": lambda _: reply(pipelines()),
         "get_openapi": lambda _: reply(openapi.document()),
-        **Served(processes, settings.node_status_file).handlers(),
-        **Acting(processes).handlers(),
-        **Inventory(_store(settings)).handlers(),
+        **TrafficHandlers(serving, settings.node_status_file).handlers(),
+        **ActionHandlers(serving).handlers(),
+        **InventoryHandlers(_store(settings)).handlers(),
     }
     return Admin(Policy(settings.policy_file), handlers)
 

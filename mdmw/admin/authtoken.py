@@ -1,10 +1,10 @@
-"""authtoken: keystonemiddleware's auth_token, with nothing left to chance.
+"""authtoken: auth_token of keystonemiddleware, with safe options and with the errors of the admin API.
 
-Reads: `X-Auth-Token`, `X-Service-Token`.
-Writes: `mdmw.operator`, from what Keystone says of the token; headers that claim it are removed.
-Answers: 401 without a good token; 503 when Keystone cannot be asked.
-Place: before admin. Its section takes the options of auth_token and of the plugin that auth_type names;
-the group [keystone_authtoken] of the files in config_file has the others, as in other services.
+Reads: `X-Auth-Token`, `X-Service-Token`. Writes: `mdmw.operator`, from Keystone's answer about the token.
+Identity headers of the request are removed. Answers: 401 without a valid token; 503 if Keystone does not
+answer. Place: before admin. The section takes the options of auth_token, and those of the plugin that
+auth_type names. Other options come from the group [keystone_authtoken] of the files in config_file, as in
+other services.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,17 +28,21 @@ from mdmw.options import CONFIG_DIR, CONFIG_FILE, ConfigFiles, place_of
 
 GROUP = "keystone_authtoken"
 
-#: Where the middleware's own would let a request hang, or a revoked token count for five minutes.
+#: With the middleware's own defaults, a request may hang, and a revoked token is valid for five minutes.
 DEFAULTS = {"http_connect_timeout": 5, "http_request_max_retries": 1, "token_cache_time": 30}
 
 _WHO = "authtoken"
 
-#: What comes out of keystoneclient, which takes the form of Keystone's answers for granted.
+#: Errors of keystoneclient after a malformed answer of Keystone.
 _MALFORMED = (LookupError, TypeError, ValueError, AttributeError, NotImplementedError)
 
 
 class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]  # keystonemiddleware has no types
-    """The middleware; its answers are those of the admin API, and the operator is in the environ."""
+    """The middleware, with answers of the admin API, and the operator in the environ.
+
+    Of the base class this class uses the constructor with `oslo_config_config`, `process_request`, the
+    attribute `www_authenticate_uri`, and the environ key `keystone.token_auth` with its attribute `user`.
+    """
 
     provides = frozenset({OPERATOR})
 
@@ -46,23 +50,25 @@ class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]  # keystonemiddl
         super().__init__(app, {"oslo_config_config": conf})
 
     def process_request(self, request: Request) -> Response | None:
-        """As in the base class: a response ends the request."""
+        """Check the token. Returns None, or the response that ends the request."""
         request_id = new_request_id()
         try:
             super().process_request(request)
         except HTTPUnauthorized:
             response = refusal(Unauthorized("a valid token of Keystone is needed"), request_id, _WHO)
-            response.headers.extend(self._reject_auth_headers)
+            response.headers["WWW-Authenticate"] = f'Keystone uri="{self.www_authenticate_uri}"'
             return response
         except HTTPServiceUnavailable:
-            return refusal(Unavailable("Keystone cannot be asked about the token"), request_id, _WHO)
+            return refusal(
+                Unavailable("Keystone does not answer the question about the token"), request_id, _WHO
+            )
         except exceptions.ClientException as error:
-            problem = f"Keystone cannot be asked about the token ({type(error).__name__})"
+            problem = f"Keystone does not answer the question about the token ({type(error).__name__})"
             return refusal(Unavailable(problem), request_id, _WHO)
         except _MALFORMED as error:
-            problem = f"Keystone answers something of the wrong form ({type(error).__name__})"
+            problem = f"the answer of Keystone is malformed ({type(error).__name__})"
             return refusal(Unavailable(problem), request_id, _WHO)
-        request.environ[OPERATOR] = _operator(request.token_auth.user)
+        request.environ[OPERATOR] = _operator(request.environ["keystone.token_auth"].user)
         return None
 
 
@@ -87,14 +93,14 @@ def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callabl
     place = place_of("authtoken", global_conf, local_conf)
     conf = _parse(place, dict(local_conf))
     try:
-        AuthToken(None, conf)  # what it does not like, it says here
+        AuthToken(None, conf)  # raises an error for options that the middleware refuses
     except (exceptions.AuthPluginException, KeystoneMiddlewareException, cfg.Error, ValueError) as error:
         raise ConfigError(f"{place}: {' '.join(str(error).split())}") from None
     return partial(AuthToken, conf=conf)
 
 
 def _parse(place: str, given: dict[str, str]) -> cfg.ConfigOpts:
-    """The options of the section and of its files in one; raises `ConfigError`, one line."""
+    """The options of the section and of its files; raises `ConfigError`, one line."""
     files = ConfigFiles(*(option.type(given.pop(option.dest, "")) for option in (CONFIG_FILE, CONFIG_DIR)))
     options = dict(auth_token.list_opts())[GROUP]
     conf = files.parse(place, options, GROUP)
@@ -119,7 +125,7 @@ def _plugin_options(place: str, auth_type: str | None) -> Sequence[cfg.Opt]:
     if not auth_type:
         raise ConfigError(
             f"{place}: option 'auth_type' is required, here or in [{GROUP}] of a file in config_file; "
-            "without it Keystone cannot be asked about tokens"
+            "without this option, Keystone cannot be asked about tokens"
         )
     try:
         loader: BaseLoader[Any] = loading.get_plugin_loader(auth_type)
@@ -138,9 +144,12 @@ def _override(place: str, conf: cfg.ConfigOpts, opt: cfg.Opt, group: str, text: 
 
 
 def _check(place: str, conf: cfg.ConfigOpts, section: str) -> None:
-    """What the middleware would take, and what would then be wrong only later, or not be safe."""
+    """Refuse options that the middleware accepts, but that fail later or are not safe."""
     group = conf[GROUP]
-    for option in ("auth_url", "password"):  # keystoneauth1 misses them when it is too late
+    for option in (
+        "auth_url",
+        "password",
+    ):  # keystoneauth1 would miss these options only at the first request
         if option in conf[section] and not conf[section][option]:
             raise ConfigError(f"{place}: option {option!r} is required")
     if group.delay_auth_decision:
@@ -149,11 +158,11 @@ def _check(place: str, conf: cfg.ConfigOpts, section: str) -> None:
         group.memcache_security_strategy.upper() == "ENCRYPT" and group.memcache_secret_key
     ):
         raise ConfigError(
-            f"{place}: option 'memcached_servers': what is kept there must be encrypted: "
+            f"{place}: option 'memcached_servers': cached tokens must be encrypted: set "
             "memcache_security_strategy = ENCRYPT, and a memcache_secret_key"
         )
     if not group.www_authenticate_uri:
-        # The middleware would ask Keystone for it, and fail with a traceback when that is down.
+        # The middleware would ask Keystone for this address, and fail with a traceback if Keystone is down.
         if "auth_url" not in conf[section]:
             raise ConfigError(f"{place}: option 'www_authenticate_uri' is required with this auth_type")
         conf.set_override("www_authenticate_uri", conf[section].auth_url, GROUP)

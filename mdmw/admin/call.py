@@ -1,4 +1,4 @@
-"""One request of an operator, checked against the operation that it names."""
+"""A request to the admin API, checked against its operation, and the answers of the admin API."""
 
 import json
 import logging
@@ -22,18 +22,23 @@ from mdmw.records import Environ
 LOG = logging.getLogger(__name__)
 
 JSON = "application/json"
+#: Most bytes of a body: room for the user data, files and vendor data of one instance.
+MAX_BODY = 1024 * 1024
+_MOST_DIGITS = 18
+
+Entry = TypeVar("Entry")
 
 
 class WrongType(errors.BadRequest):
-    """A body that is not JSON, by its Content-Type."""
+    """The Content-Type of the body is not that of JSON."""
 
 
 class VersionNeeded(errors.BadRequest):
-    """A change without If-Match, which could undo what another operator did."""
+    """The request changes something without If-Match, and could undo the change of another operator."""
 
 
 _STATUSES: tuple[tuple[type[Exception], HTTPStatus], ...] = (
-    # The first class that fits decides, so the special ones come first.
+    # The first class that matches decides, so a special class comes before a general one.
     (errors.BodyTooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (errors.LengthRequired, HTTPStatus.LENGTH_REQUIRED),
     (errors.RequestTimeout, HTTPStatus.REQUEST_TIMEOUT),
@@ -51,75 +56,30 @@ _STATUSES: tuple[tuple[type[Exception], HTTPStatus], ...] = (
     (errors.BackendError, HTTPStatus.BAD_GATEWAY),
     (errors.Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
 )
-_DEFECT = "mdmw has a defect; its log says more under this request id"
-
-
-def new_request_id() -> str:
-    """That of the journal, where somebody keeps one."""
-    kept = journal.current()
-    return kept.request_id if kept else journal.new_request_id()
-
-
-def reply(document: Any, status: int = 200) -> Response:
-    """A good answer."""
-    response = Response(json.dumps(document), status=status, content_type=JSON, charset="UTF-8")
-    response.headers["Cache-Control"] = "no-store"  # there may be passwords in it
-    return response
-
-
-def refusal(error: Exception, request_id: str, who: object) -> Response:
-    """The answer to an error, after logging it; an exception nobody meant to raise becomes a 500."""
-    journal.note_error(error)
-    who = wire.one_line(str(who))
-    status = next((status for kind, status in _STATUSES if isinstance(error, kind)), None)
-    if status is None:
-        LOG.error("%s %s: unexpected", request_id, who, exc_info=error)
-        return _page(HTTPStatus.INTERNAL_SERVER_ERROR, _DEFECT, request_id)
-    message = wire.one_line(str(error))
-    level = logging.WARNING if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO
-    LOG.log(level, "%s %s: %d: %s", request_id, who, status, message)
-    response = _page(status, message, request_id)
-    if isinstance(error, errors.Unavailable):
-        response.headers["Retry-After"] = str(error.retry_after)
-    if isinstance(error, errors.MethodNotAllowed):
-        response.headers["Allow"] = ", ".join(error.allow)
-    return response
-
-
-def _page(status: HTTPStatus, message: str, request_id: str) -> Response:
-    said = {"code": status.value, "title": status.phrase, "message": message, "request_id": request_id}
-    response = reply({"error": said}, status.value)
-    response.status = f"{status.value} {status.phrase}"  # webob knows other names than Python
-    response.headers[wire.REQUEST_ID] = request_id
-    return response
-
-
-Entry = TypeVar("Entry")
-
-
-#: Bytes; as much as the user data, files and vendor data of one instance may reasonably have.
-MAX_BODY = 1024 * 1024
-
-_MOST_DIGITS = 18
+_DEFECT = "mdmw has a defect; the log of the admin API has a traceback under this request id"
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a handler gets. `query` has every parameter that was given or has a default."""
+    """What a handler gets. `query` has every parameter that the request has, or that has a default.
+
+    `target` is the path of the request without the query. `if_match` has the strong tags of If-Match, or None
+    if each version may be changed.
+    """
 
     operator: Operator
     request_id: str
-    target: str  # without the query
+    target: str
     path: Mapping[str, str]
     query: Mapping[str, Any]
-    document: Any = field(repr=False)  # there may be passwords in it
-    if_match: Collection[str] | None  # strong tags; None: any will do
+    document: Any = field(repr=False)  # may contain passwords
+    if_match: Collection[str] | None
 
 
-def read(
+def read_call(
     environ: Environ, operation: Operation, path: Mapping[str, str], operator: Operator, request_id: str
 ) -> Call:
-    """The call; raises `BadRequest` and its kinds."""
+    """The call of a request; raises `BadRequest` or one of its subclasses."""
     request = Request(environ)
     return Call(
         operator,
@@ -133,10 +93,12 @@ def read(
 
 
 def _tags(environ: Environ) -> Collection[str] | None:
-    """Those of If-Match, without the weak ones."""
+    """The strong tags of If-Match; None for `*`."""
     given = environ.get("HTTP_IF_MATCH")
     if given is None:
-        raise VersionNeeded('If-Match is needed: the ETag of what is to be changed, or "*" for any')
+        raise VersionNeeded(
+            'the header If-Match is needed: the ETag of the version to be changed, or "*" for each version'
+        )
     matcher = ETagMatcher.parse(given)
     return matcher.etags if isinstance(matcher, ETagMatcher) else None
 
@@ -154,12 +116,12 @@ def _query(environ: Environ, known: Iterable[Parameter]) -> dict[str, Any]:
             allowed = ", ".join(by_name) or "none"
             raise BadRequest(f"query: unknown parameter {name[:40]!r}; known are: {allowed}")
         if name in seen:
-            raise BadRequest(f"query: {name} is there twice")
+            raise BadRequest(f"query: the parameter {name} is there twice")
         seen.add(name)
         values[name] = _value(by_name[name], text)
     for name, parameter in by_name.items():
         if parameter.required and name not in values:
-            raise BadRequest(f"query: {name} is needed")
+            raise BadRequest(f"query: the parameter {name} is needed")
     return values
 
 
@@ -190,42 +152,85 @@ def _document(request: Request, operation: Operation) -> Any:
     body = read_body(request.environ, MAX_BODY)
     if operation.body is None:
         if body:
-            raise BadRequest("this takes no body")
+            raise BadRequest("this operation takes no body")
         return None
     if request.content_type != JSON or (request.charset or "utf-8").lower() != "utf-8":
-        raise WrongType(f"a body of type {JSON} is allowed")
+        raise WrongType(f"only a body of type {JSON} is allowed")
     try:
         document = json.loads(body, parse_constant=_no_constant, object_pairs_hook=_distinct)
-        json.dumps(document, ensure_ascii=False).encode()  # not so with half a surrogate pair
+        json.dumps(document, ensure_ascii=False).encode()  # fails for half a surrogate pair
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"the body is not JSON: {_reason(error)}") from None
     if not isinstance(document, dict):
-        raise BadRequest("the body: an object is allowed")
+        raise BadRequest("the body: only a JSON object is allowed")
     return document
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong, without a part of the body: it may be a password."""
+    """What is wrong, without any part of the body, which may be a password."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg}, line {error.lineno} column {error.colno}"
     if isinstance(error, UnicodeError):
-        return "not all of it is UTF-8"
-    return "too deep" if isinstance(error, RecursionError) else str(error)
+        return "the body is not UTF-8"
+    return "objects and lists are nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number of JSON")
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
-        raise ValueError("a name is there twice")
+        raise ValueError("a name of an object is there twice")
     return made
 
 
-def link(call: Call, found: Sequence[Entry], limit: int, marker: Callable[[Entry], str]) -> str | None:
-    """Where the next part is, if more was `found` than `limit`; `marker` names an entry."""
+# --- answers ----------------------------------------------------------------------------
+
+
+def new_request_id() -> str:
+    """The request id of the journal; a new id without a journal."""
+    kept = journal.current()
+    return kept.request_id if kept else journal.new_request_id()
+
+
+def reply(document: Any, status: int = 200) -> Response:
+    """An answer with a document."""
+    response = Response(json.dumps(document), status=status, content_type=JSON, charset="UTF-8")
+    response.headers["Cache-Control"] = "no-store"  # the document may contain passwords
+    return response
+
+
+def refusal(error: Exception, request_id: str, who: object) -> Response:
+    """Log an error, and make the answer; an unexpected exception becomes a 500."""
+    journal.note_error(error)
+    who = wire.one_line(str(who))
+    status = next((status for kind, status in _STATUSES if isinstance(error, kind)), None)
+    if status is None:
+        LOG.error("%s %s: unexpected exception", request_id, who, exc_info=error)
+        return _page(HTTPStatus.INTERNAL_SERVER_ERROR, _DEFECT, request_id)
+    message = wire.one_line(str(error))
+    level = logging.WARNING if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO
+    LOG.log(level, "%s %s: %d: %s", request_id, who, status, message)
+    response = _page(status, message, request_id)
+    if isinstance(error, errors.Unavailable):
+        response.headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, errors.MethodNotAllowed):
+        response.headers["Allow"] = ", ".join(error.allow)
+    return response
+
+
+def _page(status: HTTPStatus, message: str, request_id: str) -> Response:
+    error = {"code": status.value, "title": status.phrase, "message": message, "request_id": request_id}
+    response = reply({"error": error}, status.value)
+    response.status = f"{status.value} {status.phrase}"  # webob knows other names than Python
+    response.headers[wire.REQUEST_ID] = request_id
+    return response
+
+
+def next_page(call: Call, found: Sequence[Entry], limit: int, marker: Callable[[Entry], str]) -> str | None:
+    """The path of the next page, if more than `limit` was found; `marker` gives the name of an entry."""
     if len(found) <= limit:
         return None
     return f"{call.target}?{urlencode({**call.query, 'marker': marker(found[limit - 1])})}"

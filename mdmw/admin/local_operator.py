@@ -1,8 +1,8 @@
-"""local-operator: whoever may open the unix socket is an administrator, where there is no Keystone.
+"""local-operator: without Keystone, each user who may open the unix socket is an administrator.
 
 Reads: the connection.
-Writes: `mdmw.operator`; its name is the user at the other end.
-Answers: 403 on anything but a unix socket, or where the server hides its connections (granian).
+Writes: `mdmw.operator`, with the number of the user at the other end of the connection as its name.
+Answers: 403 if the connection is not a unix socket, or if the server hides its connections (granian).
 Place: before admin, on a listener whose file only administrators may open.
 """
 
@@ -27,7 +27,7 @@ _EVERYTHING = {"roles": ["admin"], "system_scope": "all"}
 
 
 class LocalOperator:
-    """Lets everybody in who comes through a unix socket."""
+    """Accepts each request that comes over a unix socket."""
 
     provides = frozenset({OPERATOR})
 
@@ -45,9 +45,11 @@ class LocalOperator:
 def _name(environ: Environ) -> str:
     with connection(environ) as sock:
         if sock is None:
-            raise Forbidden("this server does not tell whether that is a unix socket; use gunicorn or uWSGI")
+            raise Forbidden(
+                "the server does not say whether the connection is a unix socket; use gunicorn or uWSGI"
+            )
         if sock.family != socket.AF_UNIX:
-            raise Forbidden("only a unix socket is trusted; on TCP there must be authtoken")
+            raise Forbidden("local-operator accepts only unix sockets; for TCP use the filter authtoken")
         uid = peer_credentials(sock).uid
     return f"uid {uid} on the socket"
 

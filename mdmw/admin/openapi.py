@@ -1,4 +1,4 @@
-"""The API as an OpenAPI 3.1 document, made from its operations."""
+"""The admin API as an OpenAPI 3.1 document, made from the table of operations."""
 
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
@@ -9,14 +9,14 @@ from mdmw.admin import operations
 from mdmw.admin.call import JSON
 from mdmw.admin.operations import OPERATIONS, Operation, Schema
 
-_ALWAYS = (400, 401, 403, 503)
-_OF_BODY = (408, 411, 413, 415)
-_OF_VERSION = (412, 428)
+_STATUSES_OF_ALL = (400, 401, 403, 503)
+_STATUSES_OF_BODY = (408, 411, 413, 415)
+_STATUSES_OF_VERSION = (412, 428)
 _VARIABLE = {"type": "string", "minLength": 1}
 
 
 def document() -> dict[str, Any]:
-    """The whole of it."""
+    """The document."""
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
@@ -57,7 +57,7 @@ def _parameters(operation: Operation) -> Iterable[dict[str, Any]]:
             "schema": parameter.schema,
         }
     if operation.versioned:
-        about = 'the ETag of what is to be changed, or "*"'
+        about = 'The ETag of the version to be changed, or "*" for each version.'
         yield {
             "name": "If-Match",
             "in": "header",
@@ -71,9 +71,9 @@ def _responses(operation: Operation) -> dict[str, Any]:
     good: dict[str, Any] = {"description": HTTPStatus(operation.status).phrase}
     if operation.answer:
         good["content"] = _json(operation.answer)
-    statuses = {*_ALWAYS, *operation.errors}
-    statuses |= {*_OF_BODY} if operation.body else set()
-    statuses |= {*_OF_VERSION} if operation.versioned else set()
+    statuses = {*_STATUSES_OF_ALL, *operation.errors}
+    statuses |= {*_STATUSES_OF_BODY} if operation.body else set()
+    statuses |= {*_STATUSES_OF_VERSION} if operation.versioned else set()
     failed = {
         str(status): {
             "description": HTTPStatus(status).phrase,

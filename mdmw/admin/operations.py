@@ -1,6 +1,6 @@
-"""All that the admin API can do, as one table.
+"""The operations of the admin API, as one table.
 
-Its routes, its policy and its OpenAPI document are made from it.
+The routes, the policy and the OpenAPI document of the API are made from this table.
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,12 @@ from typing import Any, Final, Literal
 Schema = Mapping[str, Any]
 
 KINDS = ("networks", "routers", "instances")
+#: The rules of the policy that an operation may need.
+READER: Final = "reader"
+ADMIN: Final = "admin"
+
+_MOST = 1000
+_LONGEST = 255
 
 
 def _object(properties: Mapping[str, Any], *optional: str) -> Schema:
@@ -27,12 +33,13 @@ def _list(of: Schema) -> Schema:
 
 
 def page(name: str, of: Schema) -> Schema:
-    """A part of a list; `next` is where the rest of it is."""
+    """A page of a list; `next` is the path of the next page."""
     return _object({name: _list(of), "next": NULLABLE})
 
 
 STRING: Schema = {"type": "string"}
 INTEGER: Schema = {"type": "integer"}
+NUMBER: Schema = {"type": "number"}
 NULLABLE: Schema = {"type": ["string", "null"]}
 TIME: Schema = {"type": "string", "format": "date-time"}
 OBJECT: Schema = {"type": "object"}
@@ -41,7 +48,7 @@ ERROR = _object(
     {"error": _object({"code": INTEGER, "title": STRING, "message": STRING, "request_id": STRING})}
 )
 
-#: One entry of the inventory; doc/inventory.rst has its keys, and the server checks them.
+#: One entry of the inventory. doc/inventory.rst lists the keys, and the inventory checks them.
 DOCUMENT: Schema = {
     "type": "object",
     "properties": {"id": {"type": "string", "format": "uuid"}},
@@ -85,13 +92,12 @@ CONFIG = _object(
     }
 )
 
-NUMBER: Schema = {"type": "number"}
 _COUNTS: Schema = {"type": "object", "additionalProperties": INTEGER}
 _PROCESS = {"pipeline": STRING, "pid": INTEGER}
 SILENT = _list(_object({**_PROCESS, "problem": STRING}))
 _NULLABLE_OBJECT: Schema = {"type": ["object", "null"]}
 
-#: `durations` counts requests by how long they took: not above each of `bounds`, then all above.
+#: `durations` has the number of requests up to each of `bounds`, in seconds, and last the number above.
 _COUNTERS = _object(
     {
         "requests": INTEGER,
@@ -103,7 +109,7 @@ _COUNTERS = _object(
         "last": TIME,
     }
 )
-_PLACE = _object(
+_SCOPE_STATE = _object(
     {
         "id": STRING,
         "listeners": _list(_object({"namespace": STRING, "address": STRING, "port": INTEGER, "since": TIME})),
@@ -114,14 +120,14 @@ _PLACE = _object(
 _BOUNDS = _list(NUMBER)
 
 
-def places(name: str) -> Schema:
-    """A part of the networks, or of the routers."""
-    return _object({name: _list(_PLACE), "bounds": _BOUNDS, "next": NULLABLE, "silent": SILENT})
+def scopes_page(name: str) -> Schema:
+    """A page of the networks, or of the routers."""
+    return _object({name: _list(_SCOPE_STATE), "bounds": _BOUNDS, "next": NULLABLE, "silent": SILENT})
 
 
-def place(name: str) -> Schema:
+def one_scope(name: str) -> Schema:
     """One network or router."""
-    return _object({name: _PLACE, "bounds": _BOUNDS, "silent": SILENT})
+    return _object({name: _SCOPE_STATE, "bounds": _BOUNDS, "silent": SILENT})
 
 
 _REQUEST = _object(
@@ -178,17 +184,9 @@ RELOADED = _object(
 )
 
 
-#: Who may, unless the policy file says otherwise.
-READER: Final = "reader"
-ADMIN: Final = "admin"
-
-_MOST = 1000
-_LONGEST = 255
-
-
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """Something in the query, a text or a whole number; its schema may have a default."""
+    """A parameter of the query; its schema may have a default."""
 
     name: str
     about: str
@@ -198,7 +196,11 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method of one path. What is `versioned` needs If-Match; `errors` are those not all others have."""
+    """One method of one path.
+
+    `may` is the rule that the policy of the code requires. A `versioned` operation needs If-Match. `errors`
+    are the statuses that not every operation has.
+    """
 
     name: str
     method: Literal["GET", "POST", "PUT", "DELETE"]
@@ -214,7 +216,7 @@ class Operation:
 
     @property
     def rule(self) -> str:
-        """Its name in a policy file."""
+        """Name of the rule of this operation in a policy file."""
         return f"mdmw:{self.name}"
 
 
@@ -224,16 +226,16 @@ def _text(name: str, about: str) -> Parameter:
 
 _LIMIT = Parameter(
     "limit",
-    "the most that one answer has",
+    "Most entries of one answer.",
     {"type": "integer", "minimum": 1, "maximum": _MOST, "default": 100},
 )
-_MARKER = _text("marker", "from behind this one, the last of the page before")
+_MARKER = _text("marker", "Last entry of the page before; the answer begins with the entry after it.")
 _PAGE = (_LIMIT, _MARKER)
-_SCOPE = (_text("network", "the id of a network"), _text("router", "the id of a router"))
+_SCOPE = (_text("network", "Id of a network."), _text("router", "Id of a router."))
 
 
 def _inventory(kind: str, one: str, reading: Literal["reader", "admin"]) -> tuple[Operation, ...]:
-    """What can be done with one kind of resource."""
+    """The operations on one kind of inventory resource."""
     listed, single = f"/v1/inventory/{kind}", f"/v1/inventory/{kind}/{{id}}"
     return (
         Operation(
@@ -241,7 +243,8 @@ def _inventory(kind: str, one: str, reading: Literal["reader", "admin"]) -> tupl
             "GET",
             listed,
             READER,
-            f"The {kind} of the inventory in order of creation, each with the least that identifies it.",
+            f"List the {kind} of the inventory in the order of their creation, each with the fields that "
+            "identify it.",
             page(kind, SUMMARY),
             query=_PAGE,
             errors=(404,),
@@ -251,7 +254,7 @@ def _inventory(kind: str, one: str, reading: Literal["reader", "admin"]) -> tupl
             "POST",
             listed,
             ADMIN,
-            f"Add one of the {kind}; the document is that of one entry of the inventory file, as JSON.",
+            f"Add one {one}; the document is an entry of the inventory file, as JSON.",
             DOCUMENT,
             status=201,
             body=DOCUMENT,
@@ -262,7 +265,7 @@ def _inventory(kind: str, one: str, reading: Literal["reader", "admin"]) -> tupl
             "GET",
             single,
             reading,
-            f"One of the {kind}, whole; its ETag is what a change needs in If-Match.",
+            f"Show all fields of one {one}; a change of this {one} needs the ETag in If-Match.",
             DOCUMENT,
             errors=(404,),
         ),
@@ -271,7 +274,7 @@ def _inventory(kind: str, one: str, reading: Literal["reader", "admin"]) -> tupl
             "PUT",
             single,
             ADMIN,
-            f"Give one of the {kind} another document.",
+            f"Replace the document of one {one}.",
             DOCUMENT,
             body=DOCUMENT,
             versioned=True,
@@ -282,7 +285,7 @@ def _inventory(kind: str, one: str, reading: Literal["reader", "admin"]) -> tupl
             "DELETE",
             single,
             ADMIN,
-            f"Take one of the {kind} away.",
+            f"Delete one {one}.",
             status=204,
             versioned=True,
             errors=(404, 409),
@@ -290,16 +293,17 @@ def _inventory(kind: str, one: str, reading: Literal["reader", "admin"]) -> tupl
     )
 
 
-def _places(kind: str, one: str) -> tuple[Operation, ...]:
-    """What can be asked about networks, or about routers."""
+def _served(kind: str, one: str) -> tuple[Operation, ...]:
+    """The operations about networks, or about routers."""
     return (
         Operation(
             f"list_{kind}",
             "GET",
             f"/v1/{kind}",
             READER,
-            f"The {kind} that are served here: their listeners since when, and their requests so far.",
-            places(kind),
+            f"List the {kind} whose guests this host serves, with their listeners and the counters of their "
+            "requests.",
+            scopes_page(kind),
             query=_PAGE,
         ),
         Operation(
@@ -307,22 +311,22 @@ def _places(kind: str, one: str) -> tuple[Operation, ...]:
             "GET",
             f"/v1/{kind}/{{id}}",
             READER,
-            f"The same about one of the {kind}.",
-            place(one),
+            f"Show the listeners and the counters of the requests of one {one}.",
+            one_scope(one),
             errors=(404,),
         ),
     )
 
 
 OPERATIONS: tuple[Operation, ...] = (
-    *_places("networks", "network"),
-    *_places("routers", "router"),
+    *_served("networks", "network"),
+    *_served("routers", "router"),
     Operation(
         "list_requests",
         "GET",
         "/v1/requests",
         READER,
-        "The last requests of guests, the newest first; each process remembers its last 1000.",
+        "List the last requests of guests, the newest first; each process remembers its last 1000 requests.",
         REQUESTS,
         query=(_LIMIT, *_SCOPE),
     ),
@@ -331,7 +335,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "GET",
         "/v1/instances/{id}",
         READER,
-        "What was served to an instance lately.",
+        "List the last requests of an instance, the newest first.",
         INSTANCE,
         query=(_LIMIT,),
         errors=(404,),
@@ -341,13 +345,15 @@ OPERATIONS: tuple[Operation, ...] = (
         "GET",
         "/v1/resolve",
         READER,
-        "Who is this: what the resolver says, asked as for a guest, and what the caches know beforehand.",
+        "Resolve an address as for a request of a guest, and show what the caches had before.",
         RESOLVED,
         query=(
             *_SCOPE,
-            Parameter("address", "the guest's address", {"type": "string", "maxLength": 64}, required=True),
-            Parameter("mac", "the guest's MAC", {"type": "string", "maxLength": 17}),
-            Parameter("fresh", "true: not out of a cache", {"type": "boolean", "default": False}),
+            Parameter("address", "Address of the guest.", {"type": "string", "maxLength": 64}, required=True),
+            Parameter("mac", "MAC of the guest.", {"type": "string", "maxLength": 17}),
+            Parameter(
+                "fresh", "true: ask the back end and not the cache.", {"type": "boolean", "default": False}
+            ),
         ),
     ),
     Operation(
@@ -355,7 +361,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "POST",
         "/v1/cache:purge",
         ADMIN,
-        "Have all processes forget who is who on a network or router, or everywhere.",
+        "Empty the caches of all serving processes, for one network or router or for everything.",
         PURGED,
         body=PURGE,
     ),
@@ -364,33 +370,38 @@ OPERATIONS: tuple[Operation, ...] = (
         "POST",
         "/v1/reload",
         ADMIN,
-        "Have the configuration loaded again by all processes that can; each says what happens.",
+        "Let all serving processes load their configuration again; each process says what happens.",
         RELOADED,
     ),
     Operation(
         "get_config",
         "GET",
         "/v1/config",
-        ADMIN,  # a filter of somebody else may call its secrets what it likes
-        "The pipelines of the ini file and their options, secrets masked, as mdmw check shows them.",
+        ADMIN,  # a filter of another package may give its secrets any name
+        "Show the pipelines of the ini file and their options, as mdmw check does; stars stand for secrets.",
         CONFIG,
     ),
     *_inventory("networks", "network", READER),
     *_inventory("routers", "router", READER),
-    # With passwords and user data in it, so not for everybody who may look.
+    # An instance has passwords and user data, so a reader may not see it.
     *_inventory("instances", "instance", ADMIN),
     Operation(
         "list_changes",
         "GET",
         "/v1/inventory/audit",
         READER,
-        "Who changed the inventory, the newest change first; names of fields, never values.",
+        "List the changes of the inventory, the newest first, with the names of the changed fields and no "
+        "values.",
         page("changes", CHANGE),
         query=(
             _LIMIT,
-            Parameter("marker", "before the change with this number", {"type": "integer", "minimum": 1}),
-            Parameter("kind", "of one kind", {"type": "string", "enum": list(KINDS)}),
-            _text("id", "of one resource"),
+            Parameter(
+                "marker",
+                "Number of a change; the answer begins with the change before it.",
+                {"type": "integer", "minimum": 1},
+            ),
+            Parameter("kind", "Kind of the resources.", {"type": "string", "enum": list(KINDS)}),
+            _text("id", "Id of a resource."),
         ),
         errors=(404,),
     ),
@@ -399,7 +410,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "GET",
         "/v1/openapi.json",
         READER,
-        "This API as an OpenAPI 3.1 document.",
+        "Show this API as an OpenAPI 3.1 document.",
         OBJECT,
     ),
 )

@@ -176,6 +176,6 @@ def test_any_query_is_read_or_refused(query):
 def read(made, operation):
     """The call, or None when it is refused."""
     try:
-        return calls.read(made, operation, {}, Operator("ada"), "req-1")
+        return calls.read_call(made, operation, {}, Operator("ada"), "req-1")
     except BadRequest:
         return None

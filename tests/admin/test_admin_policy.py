@@ -81,9 +81,9 @@ def test_a_file_is_read_again(tmp_path):
     [
         ("reader: 'role:admin or'", "is not a rule"),
         ("reader: 'so and so'", "is not a rule"),
-        ("reader: rule:nobody", "uses one that is not there"),
-        ("reader: rule:reader", "or itself"),
-        ("mdmw:relaod: '@'", "no operation has this rule"),
+        ("reader: rule:nobody", "a rule that does not exist"),
+        ("reader: rule:reader", "uses itself"),
+        ("mdmw:relaod: '@'", "no operation and no other rule uses this rule"),
         ("reader: 1", "each with a text"),
         ("- reader", "each with a text"),
         ("reader: [", "flow"),

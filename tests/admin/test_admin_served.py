@@ -157,7 +157,7 @@ def test_purge_reaches_every_process(cached):
     assert sum(one["dropped"] for one in said["processes"]) >= 1
     _, said = cached.ask("POST", "/v1/cache:purge", {"network": resolvers.BLUE})
     assert sum(one["dropped"] for one in said["processes"]) == 0
-    assert f"purged the cache of network {resolvers.BLUE}" in cached.log("admin-local")
+    assert f"emptied the caches of network {resolvers.BLUE}" in cached.log("admin-local")
 
 
 def test_a_process_that_hangs_is_named(made):
@@ -183,7 +183,7 @@ def test_reload_replaces_the_processes(made):
     assert all(one["reloads"] for one in said["processes"])
     eventually(lambda: len(pids(made) - before) == WORKERS and not pids(made) & before)
     assert made.log("agent").count("Handling signal: hup") == 1
-    assert "has the configuration loaded again" in made.log("admin-local")
+    assert "lets the serving processes load their configuration again" in made.log("admin-local")
 
 
 def test_a_configuration_that_is_bad_stays_out(made):

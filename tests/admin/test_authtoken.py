@@ -2,16 +2,20 @@
 
 import json
 import logging
+import re
 import socket
+from pathlib import Path
 
 import pytest
 import requests
 from certificates import Authority
 from guest import call
 from keystone import SERVICE_PASSWORD, Keystone
+from keystonemiddleware import auth_token
 from local import host
 from peers import PATIENCE, response
 
+from mdmw.admin import authtoken
 from mdmw.admin.authtoken import filter_factory
 from mdmw.errors import ConfigError
 from mdmw.wsgi.administration import app_factory
@@ -276,3 +280,12 @@ def test_a_section_that_is_refused(change, said):
 def test_an_encrypted_cache_is_good():
     encrypted = {"memcache_security_strategy": "ENCRYPT", "memcache_secret_key": "k"}
     filter_factory({}, **GOOD, memcached_servers="127.0.0.1:11211", **encrypted)
+
+
+def test_only_public_names_of_the_middleware_are_used():
+    """What mdmw relies on: a constructor, one method, one attribute, one documented environ key."""
+    source = Path(authtoken.__file__).read_text()
+    private = re.findall(r"(?:self|super\(\)|auth_token|request)\._[a-z]\w*", source)
+    assert private == []
+    assert callable(auth_token.AuthProtocol.process_request)
+    assert "keystone.token_auth" in auth_token.__doc__

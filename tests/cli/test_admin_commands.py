@@ -51,7 +51,7 @@ def test_networks_json(api):
 def test_a_network_that_is_not_served_is_status_1(api, id_):
     status, out, err = api("networks", id_)
     assert (status, out, err.count("\n")) == (1, "", 1)
-    assert err.startswith(f"mdmw: network {id_} is not served" if "/" not in id_ else "mdmw: ")
+    assert err.startswith(f"mdmw: this host does not serve network {id_}, " if "/" not in id_ else "mdmw: ")
 
 
 def test_routers(api):
