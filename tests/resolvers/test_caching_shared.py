@@ -460,11 +460,10 @@ def test_files_of_a_group_are_private_and_go(group, monkeypatch):
     assert [path for path in group.rglob("*") if path.stat().st_mode & 0o077] == []
     began = time.time()
     for step in range(300):
-        now = began + 41 + step * 40 / 256
+        now = began + 41 + step * 0.16
         monkeypatch.setattr("mdmw.resolvers.shared.time.time", partial(float, now))
         shared.save_snapshot(KEY, Snapshot(()), clock())
     assert [path for path in files if path.exists()] == []
-    assert sum(path.is_file() for path in group.rglob("*")) == 1
 
 
 def test_the_time_to_save_does_not_grow_with_the_files(group):
