@@ -16,7 +16,10 @@ from mdmw.errors import BadRequest
 SOURCE = "mdmw.source"
 INSTANCE = "mdmw.instance"
 PROOFS = "mdmw.proofs"
-JOURNAL = "mdmw.journal"  # mdmw.observe.journal, where somebody keeps one
+JOURNAL = "mdmw.journal"  # a mdmw.observe.journal.Journal, where a filter observes
+#: OpenStack's own keys, which oslo.log shows; the second one is only there when a trusted hop named an id.
+OPENSTACK_REQUEST_ID = "openstack.request_id"
+GLOBAL_REQUEST_ID = "openstack.global_request_id"
 
 #: One set of (name, value) request headers that proves an identity to Nova.
 Proof = tuple[tuple[str, str], ...]

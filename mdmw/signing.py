@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from oslo_config import cfg
 
-from mdmw.observe import series
+from mdmw.observe.series import SECRET, Measurement
 from mdmw.options import refuse
 
 LOG = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def nova_signer(settings: SimpleNamespace) -> "Signer":
     """The signer of `nova_secret_options`; without a secret a `ConfigError`, or a warning (S-2)."""
     secrets = read_secrets(settings, NOVA_SECRET)
     if secrets and all(secrets):
-        return Signer(secrets)
+        return Signer(secrets, _changed(settings, NOVA_SECRET))
     if settings.require_secret:
         raise refuse(
             settings,
@@ -69,7 +69,7 @@ def nova_signer(settings: SimpleNamespace) -> "Signer":
 def relay_signer(settings: SimpleNamespace) -> "Signer | None":
     """The signer of `secret_options(RELAY_SECRET)`, None when there is no secret."""
     secrets = read_secrets(settings, RELAY_SECRET)
-    return Signer(secrets) if secrets and all(secrets) else None
+    return Signer(secrets, _changed(settings, RELAY_SECRET)) if secrets and all(secrets) else None
 
 
 def read_secrets(settings: SimpleNamespace, name: str) -> tuple[str, ...]:
@@ -97,16 +97,19 @@ def read_secrets(settings: SimpleNamespace, name: str) -> tuple[str, ...]:
     secrets = tuple(line.strip() for line in lines if line.strip())
     if not secrets:
         raise refuse(settings, f"{name}_file", f"{path} holds no secret")
-    with contextlib.suppress(OSError):  # it was read a moment ago
-        series.secret_written(name, Path(path).stat().st_mtime)
     return secrets
 
 
 class Signer:
     """Signs with each of the secrets; made once, used for every request."""
 
-    def __init__(self, secrets: Sequence[str]) -> None:
+    def __init__(self, secrets: Sequence[str], changed: Sequence[Measurement] = ()) -> None:
+        self._changed = changed
         self._keyed = tuple(HMAC(secret.encode(), SHA256()) for secret in secrets)
+
+    def measurements(self) -> Sequence[Measurement]:
+        """When the file of the secrets was changed last; nothing for secrets that come from no file."""
+        return self._changed
 
     def sign(self, message: bytes) -> str:
         """The signature with the first secret, 64 hex digits."""
@@ -121,6 +124,14 @@ class Signer:
         given = signature.encode("latin-1", "replace")
         matches = [bytes_eq(_finish(keyed, message).encode(), given) for keyed in self._keyed]
         return any(matches)
+
+
+def _changed(settings: SimpleNamespace, name: str) -> list[Measurement]:
+    path: str | None = getattr(settings, f"{name}_file")
+    if path:
+        with contextlib.suppress(OSError):  # the file was read a moment ago
+            return [(SECRET, (name,), Path(path).stat().st_mtime)]
+    return []
 
 
 def _finish(keyed: HMAC, message: bytes) -> str:

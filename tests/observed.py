@@ -1,18 +1,19 @@
 """Helpers of the tests of observing filters."""
 
-from mdmw.observe.background import Observed, flush
+from mdmw.boundary.stage import chain
+from mdmw.observe.recording import Observed
 
 
 class Observer:
     """One that does nothing; others are this and more."""
 
-    def over(self, journal):
-        pass
-
-    def flush(self):
+    def over(self, journals):
         pass
 
     def forget(self):
+        pass
+
+    def close(self):
         pass
 
 
@@ -21,11 +22,14 @@ class Kept(Observer):
 
     def __init__(self):
         self._journals = []
-        self.over = self._journals.append
+        self.catch_up = lambda: None
+
+    def over(self, journals):
+        self._journals += journals
 
     @property
     def journals(self):
-        flush()
+        self.catch_up()
         return self._journals
 
 
@@ -33,6 +37,7 @@ def observed(app, *observers):
     """The application with these in front of it, the first one outermost."""
     for observer in reversed(observers):
         app = Observed(app, observer)
+        observer.catch_up = app.flush
     return app
 
 
@@ -44,3 +49,11 @@ def saying(body=(b"abc",), status="200 OK", headers=()):
         return body
 
     return app
+
+
+def settle(app):
+    """Have all that observes `app` told of the requests that are over, and do what it does with them."""
+    for stage in chain(app):
+        if isinstance(stage, Observed):
+            stage.flush()
+            getattr(stage.observer, "flush", lambda: None)()

@@ -174,7 +174,7 @@ def test_commands_parse(document):
 
 
 def test_every_entry_point_has_a_page_with_the_fixed_headings():
-    for name in catalogue.OPTIONS:
+    for name in catalogue.entry_point_options():
         page = (DOC / "filters" / f"{name}.rst").read_text()
         assert re.findall(r"^(.+)\n-+$", page, re.MULTILINE) == HEADINGS, name
         assert f".. mdmw-options:: {name}\n" in page

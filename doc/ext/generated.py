@@ -24,7 +24,7 @@ from mdmw.admin.operations import OPERATIONS
 from mdmw.cli.main import build_parser
 from mdmw.node import settings
 from mdmw.observe.series import ALL
-from mdmw.wsgi.catalogue import OPTIONS, RESOLVERS
+from mdmw.wsgi.catalogue import entry_point_options, resolver_options
 
 ROOT = Path(__file__).parents[2]
 SPEC = ROOT / "doc" / "spec"
@@ -80,7 +80,8 @@ class Options(_Generated):
     final_argument_whitespace = True
 
     def parts(self) -> dict[str, list[str]]:
-        sections = {**OPTIONS, **{f"resolver = {name}": options for name, options in RESOLVERS.items()}}
+        sections = entry_point_options()
+        sections |= {f"resolver = {name}": options for name, options in resolver_options().items()}
         sections["mdmw node"] = settings.OPTIONS
         return {name: _listed(map(_option, options)) for name, options in sections.items()}
 

@@ -17,14 +17,20 @@ from webob import Response
 
 from mdmw import wire
 from mdmw.admin import openapi
+<<<<<<< HEAD
 from mdmw.admin.call import Call, new_request_id, read_call, refusal, reply
 from mdmw.admin.inventory import InventoryHandlers
+=======
+from mdmw.admin.call import Call, read, refusal, reply
+from mdmw.admin.inventory import Inventory
+>>>>>>> 51b8ec3 (observe: the journal lives in the environ, and a pipeline asks its own stages)
 from mdmw.admin.operations import OPERATIONS, Operation
 from mdmw.admin.policy import OPERATOR, Operator, Policy
 from mdmw.admin.serving import ActionHandlers, ServingProcesses, TrafficHandlers
 from mdmw.boundary.stage import StartResponse
 from mdmw.errors import MethodNotAllowed, NotFound, PipelineError
 from mdmw.inventory.store import InventoryStore
+from mdmw.observe.journal import request_id_of
 from mdmw.options import load
 from mdmw.records import Environ
 
@@ -114,11 +120,11 @@ class Admin:
         self._handlers = handlers
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        request_id = new_request_id()
+        request_id = request_id_of(environ)
         try:
             response = self._respond(environ, request_id)
         except Exception as error:
-            response = refusal(error, request_id, environ.get(OPERATOR, "somebody"))
+            response = refusal(error, environ, environ.get(OPERATOR, "somebody"))
         response.headers[wire.REQUEST_ID] = request_id
         return response(environ, start_response)
 

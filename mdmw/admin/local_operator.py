@@ -12,7 +12,7 @@ from functools import partial
 
 from oslo_config import cfg
 
-from mdmw.admin.call import new_request_id, refusal
+from mdmw.admin.call import refusal
 from mdmw.admin.policy import OPERATOR, Operator
 from mdmw.boundary.peer import connection
 from mdmw.boundary.stage import App, StartResponse
@@ -32,14 +32,14 @@ class LocalOperator:
     provides = frozenset({OPERATOR})
 
     def __init__(self, app: App) -> None:
-        self._app = app
+        self.app = app
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         try:
             environ[OPERATOR] = Operator(_name(environ), credentials=_EVERYTHING)
         except Forbidden as error:
-            return refusal(error, new_request_id(), "local-operator")(environ, start_response)
-        return self._app(environ, start_response)
+            return refusal(error, environ, "local-operator")(environ, start_response)
+        return self.app(environ, start_response)
 
 
 def _name(environ: Environ) -> str:

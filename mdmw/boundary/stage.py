@@ -6,7 +6,7 @@ the request id joins it to the log line that does.
 
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -14,9 +14,13 @@ from webob import Request, Response
 
 from mdmw import errors, wire
 from mdmw.observe.journal import note_error
+from mdmw.observe.series import Measurement
 from mdmw.records import JOURNAL, SOURCE, Environ
 
 LOG = logging.getLogger(__name__)
+
+StartResponse = Callable[..., Any]
+App = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 _BAD = "The request is malformed or not allowed."
 _SENTENCES: tuple[tuple[type[Exception], int, str], ...] = (
@@ -55,7 +59,7 @@ def answer(error: Exception, environ: Environ) -> Response:
     What the guest did wrong is logged at INFO, a fault of the service or of a hop at WARNING,
     a refused proof at ERROR; an exception nobody meant to raise becomes a 500.
     """
-    request_id = note_error(error)
+    request_id = note_error(environ, error)
     known = next((row for row in _SENTENCES if isinstance(error, row[0])), None)
     if known is None:
         LOG.error("%s %s: unexpected", request_id, _describe(environ), exc_info=error)
@@ -79,7 +83,7 @@ def answer(error: Exception, environ: Environ) -> Response:
 
 def of_status(status: int, retry_after: str | None, log_text: str, environ: Environ) -> Response:
     """The generic answer that stands for an upstream's own error page; a 503 says when to retry."""
-    request_id = note_error(errors.BackendError(log_text))
+    request_id = note_error(environ, errors.BackendError(log_text))
     LOG.warning("%s %s: %d: %s", request_id, _describe(environ), status, log_text)
     response = _page(environ, status, _OF_STATUS.get(status, _OF_STATUS[500]), request_id)
     if retry_after or status == 503:
@@ -127,10 +131,6 @@ def _describe(environ: Environ) -> str:
     return wire.one_line(f"{source}: {environ.get('REQUEST_METHOD', '?')!s:.20}")
 
 
-StartResponse = Callable[..., Any]
-App = Callable[[Environ, StartResponse], Iterable[bytes]]
-
-
 class Filter:
     """A filter does its own part in `prepare` and then calls the next application.
 
@@ -146,7 +146,7 @@ class Filter:
     provides: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, app: App) -> None:
-        self._app = app
+        self.app = app
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         try:
@@ -156,7 +156,7 @@ class Filter:
         finally:
             if (journal := environ.get(JOURNAL)) is not None:
                 journal.ended(self.stage)
-        return self._app(environ, start_response)
+        return self.app(environ, start_response)
 
     def prepare(self, environ: Environ) -> None:
         """Read the request and write the records; raise a domain error to end it here."""
@@ -192,6 +192,65 @@ class Either:
         self._key = key
         self._terminal = terminal
         self._app = app
+        #: The two applications that a request may go to; see `chain`.
+        self.branches = (terminal, app)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         return (self._terminal if self._key in environ else self._app)(environ, start_response)
+
+
+# --- what a pipeline can tell -----------------------------------------------------------------------------
+
+# How filters call the application behind them: ours, most others, keystonemiddleware.
+_NEXT = ("app", "application", "_app")
+
+
+def chain(app: Any) -> Iterator[Any]:
+    """The stages of a pipeline from `app` on, in the order of a request.
+
+    A stage names the application behind it as `app` or `application`, or several as `branches`. What stands
+    behind a filter that hides its application is not found.
+    """
+    waiting = [app]
+    while waiting:
+        stage = waiting.pop()
+        yield stage
+        branches = getattr(stage, "branches", None)
+        if branches is None:
+            branches = [one for one in (getattr(stage, name, None) for name in _NEXT) if callable(one)][:1]
+        waiting.extend(reversed(branches))
+
+
+def checks_of(app: Any) -> dict[str, Callable[[], str]]:
+    """What the stages from `app` on say can be checked, by name; of two with one name the second is `NAME.2`.
+
+    A stage has them as `checks`: functions that say in a few words what is right, or raise `MdmwError`.
+    """
+    found: dict[str, Callable[[], str]] = {}
+    for stage in chain(app):
+        for name, look in getattr(stage, "checks", {}).items():
+            number = 1
+            unique = name
+            while unique in found:
+                number += 1
+                unique = f"{name}.{number}"
+            found[unique] = look
+    return found
+
+
+def questions_of(app: Any) -> dict[str, Callable[..., Any]]:
+    """The questions that the stages from `app` on answer, by name; of two with one name the first counts.
+
+    A stage has them as `questions`: functions that take arguments by name and give what JSON can say.
+    """
+    found: dict[str, Callable[..., Any]] = {}
+    for stage in chain(app):
+        found = {**getattr(stage, "questions", {}), **found}
+    return found
+
+
+def measurements_of(app: Any) -> Iterator[Measurement]:
+    """What the stages from `app` on measure now. A stage has a method `measurements` for that."""
+    for stage in chain(app):
+        if (measurements := getattr(stage, "measurements", None)) is not None:
+            yield from measurements()

@@ -30,11 +30,9 @@ from oslo_config import cfg
 from mdmw.boundary.stage import App
 from mdmw.errors import ConfigError
 from mdmw.identity import Identity, become
-from mdmw.observe import introspection
 from mdmw.observe.logs import FORMAT
 from mdmw.wire import one_line
-from mdmw.wsgi.pipelines import SWITCH_INTERVAL
-from mdmw.wsgi.process import by_master
+from mdmw.wsgi.process import SWITCH_INTERVAL, by_master, start_answering
 
 LOG = logging.getLogger(__name__)
 
@@ -170,8 +168,7 @@ class _Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
 
 class _Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def run(self) -> None:
-        introspection.provide("reload", by_master)
-        introspection.open_all()
+        start_answering(self.wsgi, by_master)
         super().run()
 
 

@@ -1,35 +1,39 @@
-"""access-log: one line for each request, JSON or text.
+"""access-log: one line for each request, as text or as JSON.
 
 Reads: the journal of the request.
-Writes: nothing; with it each answer has an `X-Openstack-Request-Id`, and each request that goes on too.
+Writes: nothing. With this filter each answer has the header `X-Openstack-Request-Id`, and so has each
+request that goes on to the next hop.
 Answers: nothing.
-Place: first. Never in a line: a body, a secret, a token, a header, the query.
+Place: first. A line never holds a body, a secret, a token, a header or the query.
 """
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 from oslo_config import cfg
 
-from mdmw.boundary.stage import App
-from mdmw.observe.access_log import JSON, TEXT, AppendedFile, Form, Lines, to_stderr
-from mdmw.observe.background import Losses, Observed
+from mdmw.observe.access_log import JSON, TEXT, AppendedFile, Form, line_of, to_stderr
+from mdmw.observe.background import Batch
+from mdmw.observe.journal import Journal
+from mdmw.observe.recording import App, Observed
 from mdmw.options import load, refuse
 
 OPTIONS = [
     cfg.StrOpt(
         "format",
         default="text",
-        choices=[("text", "ten columns, then name=value"), ("json", "one object")],
-        help="How a line of the access log looks.",
+        choices=[
+            ("text", "ten columns, then name=value"),
+            ("json", "one JSON object"),
+        ],
+        help="Form of a line in the access log.",
     ),
     cfg.StrOpt(
         "destination",
         default="stderr",
-        help="Where the access log goes: stderr, or an absolute path of a file. The file is opened anew "
-        "when it was moved away, so logrotate needs no signal.",
+        help="Destination of the access log: the word stderr, or the absolute path of a file. mdmw opens the "
+        "file again after logrotate has moved the file away, so logrotate needs to send no signal.",
     ),
 ]
 
@@ -37,30 +41,33 @@ _FORMS: dict[str, Form] = {"text": TEXT, "json": JSON}
 
 
 class AccessLog:
-    """The observer: a line for each request."""
+    """The observer: makes a line for each request, and has a thread of its own write the lines.
+
+    A destination that blocks holds up nothing else; lines are lost when too many wait.
+    """
 
     def __init__(self, form: Form, write: Callable[[bytes], None]) -> None:
-        self._lines = Lines(form)
-        self._losses = Losses()
-        self._write = write
-        self.over = self._lines.over
+        self._form = form
+        self._lines: Batch[str] = Batch(
+            lambda lines: write("".join(lines).encode("ascii")), "mdmw-access-log"
+        )
+        self.flush = self._lines.flush
+        self.close = self._lines.close
 
-    def flush(self) -> None:
+    def over(self, journals: Sequence[Journal]) -> None:
         """As `Observer`."""
-        text, number, lost = self._lines.take()
-        self._losses.number += lost
-        with self._losses.of(number):
-            self._write(text)
+        form = self._form
+        self._lines.add([line_of(form, journal) for journal in journals])
 
     def forget(self) -> None:
-        """As `Observer`."""
-        self._lines.take()
+        """As `Observer`; a batch sees by itself that it is in a forked child."""
 
 
 def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callable[[App], Observed]:
     """Paste entry point; raises `ConfigError`."""
     settings = load("access-log", OPTIONS, global_conf, local_conf)
-    return partial(Observed, observer=AccessLog(_FORMS[settings.format], _destination(settings)))
+    write = _destination(settings)
+    return lambda app: Observed(app, AccessLog(_FORMS[settings.format], write))
 
 
 def _destination(settings: SimpleNamespace) -> Callable[[bytes], None]:

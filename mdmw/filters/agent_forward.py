@@ -7,7 +7,7 @@ Place: last in the proxy. As a filter it takes identified requests only.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 
 from oslo_config import cfg
@@ -17,8 +17,8 @@ from mdmw.boundary.body import read_body
 from mdmw.boundary.relay import Relayed
 from mdmw.boundary.stage import App, Either, Terminal
 from mdmw.errors import PipelineError
-from mdmw.observe.introspection import provide_check
-from mdmw.observe.journal import next_hop_headers, take_answer_id
+from mdmw.observe.journal import journal_of, next_hop_headers, take_answer_id
+from mdmw.observe.series import Measurement
 from mdmw.options import load, refuse
 from mdmw.records import SOURCE, Environ, Source
 from mdmw.signing import RELAY_SECRET, Signer, relay_signer, secret_options
@@ -60,6 +60,12 @@ class AgentForward(Terminal):
         self._signer = signer
         self._legacy_headers = legacy_headers
         self._max_body = max_body
+        self.checks = {"upstream": upstream.check}
+
+    def measurements(self) -> Iterator[Measurement]:
+        """The slots of the upstream, and the age of the relay secret."""
+        yield from self._upstream.measurements()
+        yield from self._signer.measurements() if self._signer else ()
 
     def respond(self, environ: Environ) -> App:
         if SOURCE not in environ:
@@ -70,7 +76,8 @@ class AgentForward(Terminal):
         headers = [*wire.to_agent(environ), *wire.source_headers(environ[SOURCE], self._legacy_headers)]
         if self._signer:
             headers.append(_signature(self._signer, method, target, environ[SOURCE]))
-        answer = self._upstream.exchange(method, target, [*headers, *next_hop_headers(environ)], body)
+        headers.extend(next_hop_headers(environ))
+        answer = self._upstream.exchange(method, target, headers, body, journal=journal_of(environ))
         take_answer_id(answer.headers, environ)
         return Relayed(answer, wire.from_agent(answer.headers))
 
@@ -92,7 +99,6 @@ def app_factory(global_conf: Mapping[str, str], **local_conf: str) -> AgentForwa
     if signer is None and any(address.scheme != "unix" for address in addresses):
         raise refuse(settings, RELAY_SECRET, "a relay over TCP needs a shared key")
     upstream = Upstream(addresses, limits_of(settings, "agent"), name="agent")
-    provide_check("upstream", upstream.check)
     return AgentForward(upstream, signer, settings.legacy_headers, settings.max_body)
 
 

@@ -44,6 +44,7 @@ class HmacSign(Filter):
     def __init__(self, app: App, signer: Signer) -> None:
         super().__init__(app)
         self._signer = signer
+        self.measurements = signer.measurements
         self._proofs = lru_cache(_REMEMBERED)(self._prove)
 
     def prepare(self, environ: Environ) -> None:
@@ -67,6 +68,7 @@ class ProviderSign(Filter):
 
     def __init__(self, app: App, signer: Signer, provider_id: str) -> None:
         super().__init__(app)
+        self.measurements = signer.measurements
         self._proofs: tuple[Proof, ...] = tuple(
             tuple(wire.provider_headers(provider_id, signature))
             for signature in signer.sign_all(provider_id.encode())

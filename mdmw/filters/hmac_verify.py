@@ -46,6 +46,7 @@ class HmacVerify(Filter):
     ) -> None:
         super().__init__(app)
         self._signer = signer
+        self.measurements = signer.measurements
         self._providers = providers
         self._max_target = max_target
         self._max_headers = max_headers

@@ -8,8 +8,7 @@ only remembered makes it ask again (R-11, R-12).
 Place: after source-identify. The resolver is a plug-in (`mdmw.resolvers`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 
 from oslo_config import cfg
@@ -17,12 +16,14 @@ from oslo_config import cfg
 from mdmw.boundary.stage import App, Filter
 from mdmw.errors import ConfigError, PipelineError
 from mdmw.filters.second_look import REMEMBERED, SecondLook
+from mdmw.observe.journal import journal_of
+from mdmw.observe.series import Measurement
 from mdmw.options import Settings, load, place_of, refuse
 from mdmw.records import INSTANCE, SOURCE, Environ
 from mdmw.resolvers import caching
 from mdmw.resolvers.caching import Caching
 from mdmw.resolvers.contract import Resolver, find
-from mdmw.resolvers.questions import provide_questions
+from mdmw.resolvers.questions import Questions
 
 OPTIONS = [
     cfg.StrOpt(
@@ -43,9 +44,17 @@ class InstanceResolve(Filter):
     provides = frozenset({INSTANCE})
 
     def __init__(self, app: App, resolver: Resolver) -> None:
+        super().__init__(app)
         self._resolver = resolver
         self._cache = resolver if isinstance(resolver, Caching) else None
-        super().__init__(app if self._cache is None else SecondLook(app, self._cache))
+        questions = Questions(resolver)
+        self.checks = {"resolver": questions.check}
+        self.questions = {
+            "resolve": questions.resolve,
+            "cache": questions.cache,
+            "purge": questions.purge,
+        }
+        self.measurements: Callable[[], Iterable[Measurement]] = getattr(resolver, "measurements", tuple)
 
     def prepare(self, environ: Environ) -> None:
         if INSTANCE in environ:
@@ -59,7 +68,8 @@ class InstanceResolve(Filter):
 
     def _recall(self, cache: Caching, environ: Environ) -> None:
         began = cache.clock()
-        answer = cache.find(environ[SOURCE], stale=environ.get("REQUEST_METHOD") in _SAFE_METHODS)
+        is_safe = environ.get("REQUEST_METHOD") in _SAFE_METHODS
+        answer = cache.find(environ[SOURCE], journal_of(environ), stale=is_safe)
         environ[INSTANCE] = answer.identified()
         if answer.as_of < began:
             environ[REMEMBERED] = answer
@@ -99,8 +109,20 @@ def section_options(
     return kind, [*OPTIONS, *options]
 
 
+def steps_behind(global_conf: Mapping[str, str], local_conf: Mapping[str, str]) -> Sequence[str]:
+    """The steps that this filter puts behind itself: the second look, where answers are remembered."""
+    kind, settings = load_section(global_conf, local_conf)
+    return ("second-look",) if caching.remembers(kind, settings) else ()
+
+
 def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callable[[App], InstanceResolve]:
     """Paste entry point; raises `ConfigError`."""
     resolver = make_resolver(global_conf, local_conf)
-    provide_questions(resolver)
-    return partial(InstanceResolve, resolver=resolver)
+    return lambda app: resolving(app, resolver)
+
+
+def resolving(app: App, resolver: Resolver) -> InstanceResolve:
+    """The step that finds the instance, and behind it the second look where answers are remembered."""
+    if isinstance(resolver, Caching):
+        app = SecondLook(app, resolver)
+    return InstanceResolve(app, resolver)

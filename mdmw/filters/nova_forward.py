@@ -17,14 +17,13 @@ from mdmw.boundary.body import read_body
 from mdmw.boundary.relay import Relayed, admit_encoding
 from mdmw.boundary.stage import App, Either, Terminal, of_status
 from mdmw.errors import BackendError, PipelineError, Refused
-from mdmw.observe.introspection import provide_check
-from mdmw.observe.journal import SECOND_PROOF, next_hop_headers, note
+from mdmw.observe.journal import SECOND_PROOF, journal_of, next_hop_headers, note
 from mdmw.options import load, refuse
 from mdmw.records import INSTANCE, PROOFS, SOURCE, Environ
 from mdmw.upstream.address import Address, parse_address
 from mdmw.upstream.exchange import Answer, Upstream
 from mdmw.upstream.settings import limit_options, limits_of
-from mdmw.upstream.tls import client_context, tell_expiry
+from mdmw.upstream.tls import certificate_ends, client_context
 
 OPTIONS = [
     cfg.ListOpt(
@@ -55,6 +54,8 @@ class NovaForward(Terminal):
     def __init__(self, upstream: Upstream, max_body: int) -> None:
         self._upstream = upstream
         self._max_body = max_body
+        self.checks = {"upstream": upstream.check}
+        self.measurements = upstream.measurements
 
     def respond(self, environ: Environ) -> App:
         if PROOFS not in environ:
@@ -71,15 +72,16 @@ class NovaForward(Terminal):
         target = wire.request_target(environ)
         body = read_body(environ, self._max_body)
         headers = [*wire.to_nova(environ), *next_hop_headers(environ)]
+        journal = journal_of(environ)
         deadline = self._upstream.deadline()
         first, *others = environ[PROOFS]
-        answer = self._upstream.exchange(method, target, [*headers, *first], body, deadline)
+        answer = self._upstream.exchange(method, target, [*headers, *first], body, deadline, journal)
         for proof in others:
             if answer.status != 403:
                 break
             answer.close()
-            note(SECOND_PROOF)
-            answer = self._upstream.exchange(method, target, [*headers, *proof], body, deadline)
+            note(journal, SECOND_PROOF)
+            answer = self._upstream.exchange(method, target, [*headers, *proof], body, deadline, journal)
         return answer
 
 
@@ -112,10 +114,8 @@ def app_factory(global_conf: Mapping[str, str], **local_conf: str) -> NovaForwar
     """Paste entry point of the terminal form; raises `ConfigError`."""
     settings = load("nova-forward", OPTIONS, global_conf, local_conf)
     tls = tls_of(settings)
-    if tls is not None:
-        tell_expiry("nova", settings.auth_ca_cert, settings.nova_client_cert)
-    upstream = Upstream(addresses_of(settings), limits_of(settings, "nova"), tls, "nova")
-    provide_check("upstream", upstream.check)
+    certificates = certificate_ends("nova", settings.auth_ca_cert, settings.nova_client_cert) if tls else ()
+    upstream = Upstream(addresses_of(settings), limits_of(settings, "nova"), tls, "nova", certificates)
     return NovaForward(upstream, settings.max_body)
 
 

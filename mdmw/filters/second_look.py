@@ -10,6 +10,7 @@ from typing import Any
 
 from mdmw.boundary.stage import App, StartResponse, answer
 from mdmw.errors import Unavailable
+from mdmw.observe.journal import journal_of
 from mdmw.records import INSTANCE, SOURCE, Environ, Instance
 from mdmw.resolvers.caching import Answer, Caching
 
@@ -24,18 +25,18 @@ class SecondLook:
     """Calls the next application, and once more when its 404 was for the wrong instance."""
 
     def __init__(self, app: App, cache: Caching) -> None:
-        self._app = app
+        self.app = app
         self._cache = cache
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         remembered: Answer | None = environ.pop(REMEMBERED, None)
         if remembered is None:
-            return self._app(environ, start_response)
+            return self.app(environ, start_response)
         young = self._cache.clock() - remembered.as_of < _YOUNG
         if young and remembered.sure:  # its MAC proves it; a boot has three or four such 404s
-            return self._app(environ, start_response)
+            return self.app(environ, start_response)
         before = environ.copy()
-        response = _Response(self._app, environ, start_response)
+        response = _Response(self.app, environ, start_response)
         if not response.is_404:
             return response.body
         try:
@@ -49,11 +50,11 @@ class SecondLook:
         environ.clear()
         environ.update(before)
         environ[INSTANCE] = instance
-        return self._app(environ, start_response)
+        return self.app(environ, start_response)
 
     def _to_try(self, environ: Environ, remembered: Answer, young: bool) -> Instance | None:
         """The instance for which to ask once more; None when the 404 stands."""
-        now = self._cache.again(environ[SOURCE]).identified()
+        now = self._cache.again(environ[SOURCE], journal_of(environ)).identified()
         same = remembered.instance is not None and _identity(now) == _identity(remembered.instance)
         if same and (young or not _can_repeat(environ)):
             return None

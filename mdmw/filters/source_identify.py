@@ -23,7 +23,7 @@ from mdmw import wire
 from mdmw.boundary.peer import LISTENER_MAC, LISTENER_SCOPE, listener_keys, neighbour_mac
 from mdmw.boundary.stage import App, Filter
 from mdmw.errors import BadRequest, ConfigError, Contradiction, Unavailable
-from mdmw.observe.journal import FORGED, note, trust_hop
+from mdmw.observe.journal import FORGED, journal_of, note, trust_hop
 from mdmw.options import load, refuse
 from mdmw.records import SOURCE, Environ, Scope, Source, is_uuid, normalise_address
 from mdmw.reloading import ReloadingFile
@@ -113,7 +113,7 @@ class SourceIdentify(Filter):
         finally:
             claims = wire.strip(environ)
             if claims and self._by_guest:
-                note(FORGED, claims)
+                note(journal_of(environ), FORGED, claims)
         environ[SOURCE] = source
 
 

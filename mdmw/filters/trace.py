@@ -6,52 +6,52 @@ Answers: nothing.
 Place: first. The OTEL_* variables say where spans go, and which requests have them.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
-from typing import Any
 
 from oslo_config import cfg
 
-from mdmw.boundary.stage import App, StartResponse
+from mdmw.boundary.stage import StartResponse
 from mdmw.errors import ConfigError
-from mdmw.observe.background import Batch, Observed
-from mdmw.observe.journal import Journal, TraceContext
+from mdmw.observe.background import Batch
+from mdmw.observe.journal import Journal, TraceContext, journal_of
+from mdmw.observe.recording import App, Observed
 from mdmw.options import PIPELINE, load
-from mdmw.records import JOURNAL, Environ
+from mdmw.records import Environ
 
 OPTIONS: list[cfg.Opt] = []
 
 
-class Traced:
-    """Gives the journal of a request a trace; a trusted hop may name another."""
+class BeginTrace:
+    """Gives the journal of a request a trace; a trusted hop may name another trace later."""
 
     def __init__(self, app: App, begin: Callable[[], TraceContext]) -> None:
-        self._app = app
+        self.app = app
         self._begin = begin
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        journal: Journal | None = environ.get(JOURNAL)
-        if journal is not None:
+        if (journal := journal_of(environ)) is not None:
             journal.trace = self._begin()
-        return self._app(environ, start_response)
+        body: Iterable[bytes] = self.app(environ, start_response)
+        return body
 
 
 class Spans:
-    """The observer: has the journals of sampled requests exported, for which other observers do not wait."""
+    """The observer: has the journals of sampled requests exported, in a thread of its own."""
 
-    def __init__(self, export: Callable[[Any], None]) -> None:
-        self.batch = Batch(export)
+    def __init__(self, export: Callable[[Sequence[Journal]], None]) -> None:
+        self._journals: Batch[Journal] = Batch(export, "mdmw-spans")
+        self.flush = self._journals.flush
+        self.close = self._journals.close
 
-    def over(self, journal: Journal) -> None:
+    def over(self, journals: Sequence[Journal]) -> None:
         """As `Observer`."""
-        if journal.trace and journal.trace.is_sampled:
-            self.batch.add(journal)
-
-    def flush(self) -> None:
-        """As `Observer`."""
+        sampled = [journal for journal in journals if journal.trace and journal.trace.is_sampled]
+        if sampled:
+            self._journals.add(sampled)
 
     def forget(self) -> None:
-        """As `Observer`."""
+        """As `Observer`; a batch sees by itself that it is in a forked child."""
 
 
 def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callable[[App], Observed]:
@@ -65,5 +65,4 @@ def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callabl
     except LookupError as error:
         raise ConfigError(f"{settings.place}: {error}") from None
     tracer = spans.Tracer(exporter, f"mdmw-{global_conf.get(PIPELINE, 'pipeline')}")
-    observer = Spans(tracer.export)
-    return lambda app: Observed(Traced(app, tracer.begin), observer)
+    return lambda app: Observed(BeginTrace(app, tracer.begin), Spans(tracer.export))

@@ -37,10 +37,9 @@ def main() -> int:
     import gevent
 
     from mdmw.node.worker import Worker, shipped_config
-    from mdmw.observe import introspection
     from mdmw.observe.logs import log_to_stderr
     from mdmw.wsgi import pipelines
-    from mdmw.wsgi.process import by_hand
+    from mdmw.wsgi.process import by_hand, start_answering
 
     log_to_stderr()
     config = shipped_config()
@@ -69,8 +68,9 @@ def main() -> int:
     channel.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     sock = socket.socket(fileno=message.descriptors[0])
-    introspection.provide("reload", partial(by_hand, "mdmw-node does it: systemctl reload mdmw-node"))
-    introspection.open_all()
+    start_answering(
+        application, partial(by_hand, "mdmw-node reloads its workers itself: systemctl reload mdmw-node")
+    )
     Worker(application, config, sock, arguments.connections).run()
     return 0
 

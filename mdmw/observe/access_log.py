@@ -3,7 +3,6 @@
 import os
 import re
 import select
-from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii as quoted
@@ -24,49 +23,47 @@ _PLAIN = re.compile(r"[!#-,.-\[\]-~][!#-\[\]-~]*")  # a word that needs no quote
 
 
 class Form(NamedTuple):
-    """How a line looks: what stands between what is of one request only, and what is the same for many.
+    """How a line of the access log looks. Each part is ASCII; durations are milliseconds.
 
-    All of it is ASCII. Times are milliseconds.
+    `template` makes, for the names of the stages, a `%` template that takes: second, millisecond, request
+    id, guest, question, status, bytes, duration, one duration for each stage, rest.
     """
 
-    time: str
-    request_id: str
-    status: str
-    sent: str
-    milliseconds: str
-    stages: str
-    first_stage: str
-    next_stage: str
-    stage_time: str
-    end_of_stages: str
-    end: str
+    template: Callable[[tuple[str, ...]], str]
     guest: Callable[[str, str, str, str], str]  # of address, kind and id of the scope, id of the instance
     question: Callable[[str, str], str]  # of method, and target without query
     rest: Callable[[str, str, bool, str, tuple[tuple[str, int], ...]], str]
-    """Of cache, error, whether there was a query, trace id, notes; nothing when there is none of them."""
+    """Of cache, error, whether there was a query, trace id, notes; "" when there is none of these."""
 
 
-class Lines:
-    """Makes a line for each request that is over; they wait to be taken."""
-
-    def __init__(self, form: Form, most: int = _MOST_WAITING) -> None:
-        self._form = form
-        self._most = most
-        self._waiting: deque[str] = deque()
-        self._lost = 0
-
-    def over(self, journal: Journal) -> None:
-        """As `Observer`."""
-        if len(self._waiting) < self._most:
-            self._waiting.append(_line(self._form, journal))
-        else:
-            self._lost += 1
-
-    def take(self) -> tuple[bytes, int, int]:
-        """The lines, how many there are, and how many were lost since so many waited already."""
-        number, self._lost, lost = len(self._waiting), 0, self._lost
-        text = "".join([self._waiting.popleft() for _ in range(number)])
-        return text.encode("ascii"), number, lost
+def line_of(form: Form, journal: Journal) -> str:
+    """The line of one request, with its end."""
+    source, trace, stages = journal.source, journal.trace, journal.stages
+    instance_id = journal.instance.id if journal.instance else ""
+    if source is None:
+        guest = form.guest(journal.peer, "", "", instance_id)
+    else:
+        guest = form.guest(source.address, source.scope.kind, source.scope.id, instance_id)
+    path, query, _ = journal.target.partition("?")
+    second, millisecond = divmod(int(journal.time * 1000), 1000)
+    return form.template(tuple(stages)) % (
+        _second(second),
+        millisecond,
+        journal.request_id,
+        guest,
+        form.question(journal.method[:MOST_OF_METHOD], path[: MOST_OF_PATH + 1]),
+        journal.status,
+        journal.sent,
+        journal.seconds * 1000,
+        *[seconds * 1000 for seconds in stages.values()],
+        form.rest(
+            journal.cache,
+            journal.error,
+            bool(query),
+            trace.trace_id if trace else "",
+            tuple(journal.notes.items()),
+        ),
+    )
 
 
 def path_of(target: str) -> str:
@@ -82,40 +79,7 @@ def path_of(target: str) -> str:
     return path
 
 
-def _line(form: Form, journal: Journal) -> str:
-    source, trace, target = journal.source, journal.trace, journal.target
-    instance_id = journal.instance.id if journal.instance else ""
-    if source is None:
-        guest = form.guest(journal.peer, "", "", instance_id)
-    else:
-        guest = form.guest(source.address, source.scope.kind, source.scope.id, instance_id)
-    path, query, _ = target.partition("?")
-    stages = form.next_stage.join(
-        [f"{stage}{form.stage_time}{_milliseconds(seconds)}" for stage, seconds in journal.stages.items()]
-    )
-    rest = form.rest(
-        journal.cache,
-        journal.error,
-        bool(query),
-        trace.trace_id if trace else "",
-        tuple(journal.notes.items()),
-    )
-    second, millisecond = divmod(int(journal.time * 1000), 1000)
-    return (
-        f"{form.time}{_second(second)}.{millisecond:03d}Z{form.request_id}{journal.request_id}{guest}"
-        f"{form.question(journal.method[:MOST_OF_METHOD], path[: MOST_OF_PATH + 1])}"
-        f"{form.status}{journal.status}{form.sent}{journal.sent}"
-        f"{form.milliseconds}{_milliseconds(journal.seconds)}"
-        f"{form.stages}{form.first_stage if stages else ''}{stages}{form.end_of_stages}{rest}{form.end}"
-    )
-
-
-def _milliseconds(seconds: float) -> str:
-    whole, thousandths = divmod(round(seconds * 1e6), 1000)
-    return f"{whole}.{thousandths:03d}"
-
-
-# --- what is the same for many: guests ask for the same few things again and again ------------
+# --- parts that many lines have in common: guests ask for the same few things again and again ------------
 
 
 @lru_cache(maxsize=1)
@@ -126,7 +90,7 @@ def _second(seconds: int) -> str:
 @lru_cache(maxsize=1024)
 def _json_guest(address: str, kind: str, scope_id: str, instance_id: str) -> str:
     fields = (("address", address), (kind, scope_id), ("instance", instance_id))
-    return '"' + "".join(f',"{name}":{quoted(value[:MOST_OF_ID])}' for name, value in fields if value)
+    return "".join([f',"{name}":{quoted(value[:MOST_OF_ID])}' for name, value in fields if value])
 
 
 @lru_cache(maxsize=1024)
@@ -172,40 +136,30 @@ def _word(text: str) -> str:
     return text if _PLAIN.fullmatch(text) else quoted(text)
 
 
-#: One JSON object; what there is not is absent.
-JSON = Form(
-    time='{"time":"',
-    request_id='","request_id":"',
-    status=',"status":',
-    sent=',"bytes":',
-    milliseconds=',"ms":',
-    stages=',"stages":{',
-    first_stage='"',
-    next_stage=',"',
-    stage_time='":',
-    end_of_stages="}",
-    end="}\n",
-    guest=_json_guest,
-    question=_json_question,
-    rest=_json_rest,
-)
-#: Ten columns, `-` for what there is not, then `name=value`.
-TEXT = Form(
-    time="",
-    request_id=" ",
-    status=" ",
-    sent=" ",
-    milliseconds=" ",
-    stages="",
-    first_stage=" ",
-    next_stage=" ",
-    stage_time="=",
-    end_of_stages="",
-    end="\n",
-    guest=_text_guest,
-    question=_text_question,
-    rest=_text_rest,
-)
+@lru_cache(maxsize=256)
+def _json_template(stages: tuple[str, ...]) -> str:
+    times = ",".join([f"{_literal(quoted(stage))}:%.3f" for stage in stages])
+    head = '{"time":"%s.%03dZ","request_id":"%s"%s%s,"status":%d,"bytes":%d,"ms":%.3f,"stages":{'
+    return f"{head}{times}}}%s}}\n"
+
+
+@lru_cache(maxsize=256)
+def _text_template(stages: tuple[str, ...]) -> str:
+    times = "".join([f" {_literal(stage)}=%.3f" for stage in stages])
+    return f"%s.%03dZ %s%s%s %d %d %.3f{times}%s\n"
+
+
+def _literal(text: str) -> str:
+    return text.replace("%", "%%")
+
+
+#: One JSON object for each request; what is not known is absent.
+JSON = Form(_json_template, _json_guest, _json_question, _json_rest)
+#: Ten columns for each request, `-` for what is not known, then `name=value`.
+TEXT = Form(_text_template, _text_guest, _text_question, _text_rest)
+
+
+# --- where lines go -------------------------------------------------------------------------------------
 
 
 _STDERR = 2

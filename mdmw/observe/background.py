@@ -1,56 +1,52 @@
-"""Log lines that would repeat with every request, said once a minute."""
+"""Work that no guest waits for: a thread does the work a moment after somebody asked for it."""
 
-import atexit
 import logging
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
-from weakref import WeakSet
+from typing import Generic, TypeVar
 
-from mdmw.observe.journal import Journal, Observer, Recording, Waiting
+LOG = logging.getLogger(__name__)
 
-_INTERVAL = 60.0
+_PAUSE = 0.25  # seconds between the first asking and the work
+_MOST = 20_000  # items that wait; a handler that is stuck must not fill the memory
+_LAST_WORK = 2.0  # seconds that the end of a process waits for the last work
+_ONCE_IN = 60.0  # seconds
+
+Item = TypeVar("Item")
 
 
-class Seldom:
-    """Says of each thing whether it is due again."""
+class OncePerMinute:
+    """Says whether a log line that would come with every request is due: at first, and once a minute."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._said: dict[Hashable, float] = {}
 
-    def due(self, thing: Hashable) -> bool:
-        """True the first time, and then once a minute."""
+    def due(self, subject: Hashable) -> bool:
+        """Whether a line about `subject` is due now; if so, the next one is due in a minute."""
         now = self._clock()
-        said = self._said.get(thing)
-        if said is not None and now - said < _INTERVAL:
+        said = self._said.get(subject)
+        if said is not None and now - said < _ONCE_IN:
             return False
-        self._said = {key: at for key, at in self._said.copy().items() if now - at < _INTERVAL} | {thing: now}
+        recent = {key: at for key, at in self._said.copy().items() if now - at < _ONCE_IN}
+        self._said = recent | {subject: now}
         return True
 
 
-LOG = logging.getLogger(__name__)
-
-_EVERY = 0.25  # seconds
-_MOST = 20_000  # items that wait; a handler that is stuck must not fill the memory
-
-Item = TypeVar("Item")
-
-
 class Losses:
-    """Records that are lost, said once a minute."""
+    """Counts the records of requests that are lost, and says so once a minute."""
 
     def __init__(self) -> None:
         self.number = 0
-        self._seldom = Seldom()
+        self._lines = OncePerMinute()
 
     @contextmanager
-    def of(self, number: int) -> Iterator[None]:
-        """So many are lost if what is done with them raises OSError."""
+    def counted(self, number: int) -> Iterator[None]:
+        """`number` records are lost if the block raises OSError."""
         try:
             yield
         except OSError as error:
@@ -60,176 +56,135 @@ class Losses:
             self._say("they came faster than they could be handled")
 
     def _say(self, why: str) -> None:
-        if self.number and self._seldom.due(self):
+        if self.number and self._lines.due(self):
             LOG.warning("%d records of requests are lost: %s (said once a minute)", self.number, why)
             self.number = 0
 
 
-class Soon:
-    """Calls `handle` a moment after it was asked to, in a thread of its own, and when the process ends.
+class Background:
+    """Calls `work` in a thread of its own a moment after `ask`, and at least every `every` seconds if given.
 
     The thread (under gevent: a greenlet) is started when it is first needed in each process, so a server
-    may fork as it likes. A defect of `handle` ends it, until the next time.
+    may fork as it likes. If no thread can be started, the next `ask` tries again. A defect of `work` ends
+    the thread, until the next `ask`. `work` must not hold its owner, so that the owner can go away and
+    `close` is called.
     """
 
     _thread: threading.Thread | None
+    _is_due: bool
+    _pid: int
 
-    def __init__(self, handle: Callable[[], None]) -> None:
-        self._handle = handle
+    def __init__(self, work: Callable[[], None], name: str, every: float | None = None) -> None:
+        self._work = work
+        self._name = name
+        self._every = every
         self._begin()
-        os.register_at_fork(after_in_child=self._begin)
-        atexit.register(self.flush)
 
     def ask(self) -> None:
-        """Never waits."""
-        if not self._is_due:
+        """Have the work done soon. Never waits."""
+        if not self._is_due or self._pid != os.getpid():
             self._wake()
 
-    def flush(self) -> None:
-        """Do it now."""
-        with self._handling:
-            self._handle()
+    def run(self) -> None:
+        """Do the work now, in this thread."""
+        if self._pid != os.getpid():
+            self._begin()
+        with self._working:
+            self._work()
+
+    def close(self, patience: float = _LAST_WORK) -> None:
+        """Do what is still due, and end the thread; waits `patience` seconds at most.
+
+        Whatever the work waits for (a pipe that nobody reads), the process can end.
+        """
+        if self._pid != os.getpid():
+            return
+        self._is_closed = True
+        thread = self._thread
+        if thread is not None and thread.is_alive():
+            self._wanted.set()
+            thread.join(patience)
+        if self._is_due and self._working.acquire(blocking=False):  # the server runs no thread any more
+            try:
+                self._is_due = False
+                self._work()
+            finally:
+                self._working.release()
 
     def _wake(self) -> None:
+        if self._pid != os.getpid():
+            self._begin()
         with self._starting:
+            self._is_due = True
             if self._thread is None or not self._thread.is_alive():
-                thread = threading.Thread(target=self._run, name="mdmw-batch", daemon=True)
+                thread = threading.Thread(target=self._run, args=[self._wanted], name=self._name, daemon=True)
                 try:
                     thread.start()
-                except RuntimeError:  # no more threads now; whoever asks next tries again
+                except RuntimeError:  # no more threads now
+                    self._is_due = False
                     return
                 self._thread = thread
-            self._is_due = True
             self._wanted.set()
 
-    def _run(self) -> None:
+    def _run(self, wanted: threading.Event) -> None:
         pause = threading.Event()
         while True:
-            self._wanted.wait()
-            pause.wait(_EVERY)
-            self._wanted.clear()
+            if wanted.wait(self._every) and not self._is_closed:
+                pause.wait(_PAUSE)
+            if wanted is not self._wanted:
+                pause.wait()  # the parent's greenlet, which gevent keeps in a forked child, must not end
+            wanted.clear()
+            is_last = self._is_closed
             self._is_due = False
-            self.flush()
+            with self._working:
+                self._work()
+            if is_last:
+                return
 
     def _begin(self) -> None:
-        """Also in a forked child: threads do not come along."""
-        self._handling = threading.Lock()
+        """At first, and in a forked child: threads do not come along, and locks may be held there."""
+        self._pid = os.getpid()
+        self._working = threading.Lock()
         self._starting = threading.Lock()
         self._wanted = threading.Event()
         self._is_due = False  # as `_wanted`, which is slower to ask
+        self._is_closed = False
         self._thread = None
 
 
 class Batch(Generic[Item]):
-    """Hands items to `handle`, in order, some at a time; each process its own.
+    """Hands items to `handle` in order, some at a time, in a thread of its own.
 
-    `handle` may raise OSError: the items are lost, and a line says so.
+    `handle` may raise OSError: the items are lost, and a line in the log says so. In a forked child there
+    are no items, since those that wait are the parent's.
     """
 
-    def __init__(self, handle: Callable[[Sequence[Item]], None]) -> None:
+    def __init__(self, handle: Callable[[Sequence[Item]], None], name: str, most: int = _MOST) -> None:
         self._handle = handle
+        self._most = most
         self._losses = Losses()
-        self._items: deque[Item] = deque()
-        os.register_at_fork(after_in_child=self._items.clear)
-        self._soon = Soon(self._handle_all)
-        self.flush = self._soon.flush
+        self._begin()
+        self._background = Background(self._handle_all, name)
+        self.flush = self._background.run
+        self.close = self._background.close
 
-    def add(self, item: Item) -> None:
-        """Never waits."""
-        if len(self._items) < _MOST:
-            self._items.append(item)
-        else:
-            self._losses.number += 1
-        self._soon.ask()
+    def add(self, items: Sequence[Item]) -> None:
+        """Take items, which are lost if too many wait already. Never waits."""
+        if self._pid != os.getpid():
+            self._begin()
+        room = self._most - len(self._items)
+        self._items.extend(items[: max(room, 0)])
+        self._losses.number += max(len(items) - room, 0)
+        self._background.ask()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._items: deque[Item] = deque()
 
     def _handle_all(self) -> None:
+        if self._pid != os.getpid():
+            return
         items = [self._items.popleft() for _ in range(len(self._items))]
         if items:
-            with self._losses.of(len(items)):
+            with self._losses.counted(len(items)):
                 self._handle(items)
-
-
-class Observed(Recording):
-    """The filter form of an observer. The outermost one of a pipeline keeps the journal for all.
-
-    Each answer has the request id then, in `X-Openstack-Request-Id`.
-    """
-
-    def __init__(self, app: Callable[..., Any], observer: Observer) -> None:
-        if isinstance(app, Observed):  # side by side they cost as much as one
-            super().__init__(app.app, (observer, *app.observers), _WAITING.add)
-        else:
-            super().__init__(app, (observer,), _WAITING.add)
-        _all.add(observer)
-        # Again and again the last that is registered, so that observers with batches of their own end later.
-        atexit.unregister(flush)
-        atexit.register(flush)
-
-    def stream(self, body: Iterable[bytes], journal: Journal) -> Iterable[bytes]:
-        """As `Recording`."""
-        return _Counted(body, journal)
-
-
-class _Counted:
-    """A body on its way; the request is over when the server closes it."""
-
-    def __init__(self, body: Iterable[bytes], journal: Journal) -> None:
-        self._body = body
-        self._journal = journal
-        self._is_over = False
-
-    def __iter__(self) -> Iterator[bytes]:
-        journal = self._journal
-        try:
-            for piece in self._body:
-                journal.sent += len(piece)
-                yield piece
-        except Exception as error:
-            journal.error = type(error).__name__
-            raise
-
-    def close(self) -> None:
-        try:
-            if (close := getattr(self._body, "close", None)) is not None:
-                close()
-        finally:
-            if not self._is_over:
-                self._is_over = True
-                self._journal.close()
-                _WAITING.add(self._journal)
-
-
-# --- a moment after they are over ---------------------------------------------------------
-
-_all: WeakSet[Observer] = WeakSet()
-_due: dict[Observer, None] = {}  # who was told of something, and had no time since
-
-
-def flush() -> None:
-    """Have all observers told of the requests that are over, and make what they make of them, now."""
-    _SOON.flush()
-
-
-def _flush() -> None:
-    _WAITING.tell()
-    for observer in list(_due):
-        del _due[observer]
-        observer.flush()
-
-
-def _told(observers: tuple[Observer, ...]) -> None:
-    _due.update(dict.fromkeys(observers))
-    _SOON.ask()  # they may be told by a guest's thread, when the others have been flushed already
-
-
-def _forget() -> None:
-    """In a forked child."""
-    _WAITING.forget()
-    _due.clear()
-    for observer in _all:
-        observer.forget()
-
-
-_SOON = Soon(_flush)
-_WAITING = Waiting(_SOON.ask, _told)
-os.register_at_fork(after_in_child=_forget)

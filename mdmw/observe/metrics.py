@@ -1,19 +1,18 @@
-"""A directory of numbers in the files of prometheus_client's multi-process mode, some for each process.
+"""Metrics: numbers of each process, in a directory of files of prometheus_client's multi-process mode.
 
-Written without its global state: nothing depends on an environment variable at the first import, and
-what a process has counted in all is written a few times a second. A process holds the lock of its
-`ID.live` as long as it lives, so that a process id used again deceives nobody. What those that are
-gone have counted is added up in files of its own; their gauges are dropped. Whoever adds, removes or
-reads files has the lock of the directory.
+prometheus_client's own writing side depends on an environment variable at the first import and on state of
+the module, so mdmw writes the files itself, a few times a second. A process holds the lock of its file
+`ID.live` as long as the process lives, so a process id that is used again deceives nobody. The counts of
+processes that have ended are added up in files of their own; the gauges of such processes are dropped.
+A process that adds, removes or reads files holds the lock of the directory.
 """
 
 import logging
 import os
 import secrets
 import struct
-import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -25,8 +24,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.utils import floatToGoString
 
 from mdmw.locking import lock, try_lock, unlock
-from mdmw.observe.background import Seldom
-from mdmw.observe.counters import CLASSES, Counters, ForAll
+from mdmw.observe.background import Background, OncePerMinute
+from mdmw.observe.counters import CLASSES, Counters, PipelineCounters
 from mdmw.observe.journal import CACHE_OUTCOMES, Journal
 from mdmw.observe.series import (
     BUCKETS,
@@ -39,10 +38,10 @@ from mdmw.observe.series import (
     REQUESTS,
     STAGE_SECONDS,
     STAGES,
+    Measurement,
     Name,
     Series,
     error_label,
-    read,
     stage_label,
     status_label,
 )
@@ -52,9 +51,9 @@ LOG = logging.getLogger(__name__)
 METRICS_DIR = cfg.StrOpt(
     "metrics_dir",
     default="/run/mdmw/metrics",
-    help="Directory in which processes leave what they count; the same for metrics and exposition, whose "
-    "processes have the same user. Made with mode 0700 if it is not there. A process that cannot write "
-    "there says so in the log, and serves without.",
+    help="Directory in which serving processes write the numbers of their metrics. The filters metrics and "
+    "exposition need the same directory and the same user. mdmw makes the directory with mode 0700 if it "
+    "does not exist. A process that cannot write there says so in its log, and serves without metrics.",
 )
 
 _PATIENCE = 2.0  # seconds; there is never much to do with the lock
@@ -64,12 +63,18 @@ _GONE = "gone"
 _ONLY_OWNER = 0o700
 _ADDED_UP = ("counter", "histogram")
 _BOUNDS = [*map(floatToGoString, BUCKETS), "+Inf"]
+_WRITE_EVERY = 1.0  # seconds, also without requests: gauges change by themselves
+# Errors of which one is too many: they are there as 0 from the start.
+_ALARMING = (
+    *(("forward", "refused"), ("verify", "refused"), ("resolve", "overloaded"), ("forward", "overloaded")),
+    *((stage, "defect") for stage in STAGES),
+)
 
 
 class ProcessFiles:
     """The files of this process in `directory`, which is made; raises OSError.
 
-    One thread may count, and another one set gauges.
+    One thread at a time may write.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -176,96 +181,100 @@ def _is_held(live: Path) -> bool:
 
 
 def _add_up(paths: Sequence[Path], directory: Path, kind: str) -> None:
-    """Put what is in several files into one. If that is killed in the middle, counters begin anew."""
+    """Add the numbers of several files up in one. If the process is killed meanwhile, counters begin anew."""
     sums: defaultdict[str, float] = defaultdict(float)
     for path in paths:
         try:
             for key, value, _, _ in MmapedDict.read_all_values_from_file(str(path)):
                 sums[key] += value
         except (RuntimeError, ValueError, struct.error) as error:
-            LOG.warning("%s makes no sense and is removed: %s", path, error)
+            LOG.warning("%s is not a file of metrics and is removed: %s", path, error)
     new = directory / f"{kind}.new"
     new.unlink(missing_ok=True)
-    together = MmapedDict(str(new))
+    sums_file = MmapedDict(str(new))
     for key, value in sums.items():
-        together.write_value(key, value, 0.0)
-    together.close()
+        sums_file.write_value(key, value, 0.0)
+    sums_file.close()
     for path in paths:
         path.unlink()
     new.rename(directory / f"{kind}_{_GONE}.db")
 
 
-_LOOK_EVERY = 1.0  # seconds between two looks at the gauges
-# Errors of which one is too many.
-_ALARMING = (
-    *(("forward", "refused"), ("verify", "refused"), ("resolve", "overloaded"), ("forward", "overloaded")),
-    *((stage, "defect") for stage in STAGES),
-)
+class Metrics:
+    """An observer that counts the requests of a pipeline, and writes the numbers below `directory`.
 
+    `measure` gives what the stages of the pipeline measure now.
+    """
 
-class Meters:
-    """An observer that counts the requests of a pipeline, in files below `directory`."""
-
-    def __init__(self, directory: Path, pipeline: str) -> None:
+    def __init__(
+        self, directory: Path, pipeline: str, measure: Callable[[], Iterable[Measurement]] = tuple
+    ) -> None:
         self._directory = directory
         self._pipeline = pipeline
+        self._measure = measure
         self._totals = Totals(pipeline)
         self._files: ProcessFiles | None = None
-        self._seldom = Seldom()
-        self.over = self._totals.over
+        self._lines = OncePerMinute()
+        self._background = Background(self._write, "mdmw-metrics", every=_WRITE_EVERY)
+        self.flush = self._background.run
 
-    def flush(self) -> None:
-        """As `Observer`. What could not be written is written when it can be."""
+    def over(self, journals: Sequence[Journal]) -> None:
+        """As `Observer`."""
+        self._totals.add(journals)
+        self._background.ask()
+
+    def forget(self) -> None:
+        """As `Observer`."""
+        self._totals = Totals(self._pipeline)
+        self._let_go()
+
+    def close(self) -> None:
+        """As `Observer`."""
+        self._background.close()
+        self._let_go()
+
+    def _write(self) -> None:
+        """Numbers that cannot be written now are written when they can be."""
         try:
-            files = self._files or self._open()
+            files = self._files = self._files or ProcessFiles(self._directory)
         except OSError as error:
-            if self._seldom.due(self._directory):
+            if self._lines.due(self._directory):
                 why = error.strerror or error
-                LOG.warning("%s: metrics cannot be shown: %s (said once a minute)", self._directory, why)
+                LOG.warning("%s: metrics cannot be written: %s (said once a minute)", self._directory, why)
             return
-        for (series, labels), number in self._totals.numbers():
+        gauges: dict[Name, float] = {(PROCESSES, (self._pipeline,)): 1}
+        counts = dict(self._totals.numbers())
+        for series, labels, value in self._measure():
+            if series.kind == "counter":
+                name = (series, (self._pipeline, *labels))
+                counts[name] = counts.get(name, 0) + value
+            elif series.of_processes == "livemin":
+                gauges[series, labels] = min(value, gauges.get((series, labels), value))
+            else:
+                gauges[series, labels] = gauges.get((series, labels), 0) + value
+        for (series, labels), number in counts.items():
             files.count(series, labels, number)
         for (series, labels), durations, seconds in self._totals.histograms():
             files.histogram(series, labels, durations, seconds)
+        files.set(gauges)
 
-    def forget(self) -> None:
-        """As `Observer`."""
-        self._totals.forget()
-        if self._files:
-            self._files.close()
-            self._files = None
-
-    def _open(self) -> ProcessFiles:
-        """When a process has its first requests."""
-        files = ProcessFiles(self._directory)
-        files.set({(PROCESSES, (self._pipeline,)): 1})
-        self._files = files
-        threading.Thread(target=self._look, args=[files], name="mdmw-gauges", daemon=True).start()
-        return files
-
-    def _look(self, files: ProcessFiles) -> None:
-        pause = threading.Event()
-        while True:
-            files.set(read())
-            pause.wait(_LOOK_EVERY)
+    def _let_go(self) -> None:
+        files, self._files = self._files, None
+        if files is not None:
+            files.close()
 
 
 class Totals:
-    """What there is to count in a pipeline; `over` and `forget` are as of an `Observer`."""
+    """The numbers of a pipeline since the process began: requests, errors, notes, durations."""
 
     def __init__(self, pipeline: str) -> None:
         self._pipeline = pipeline
-        self._counts = ForAll(BUCKETS)
+        self._counts = PipelineCounters(BUCKETS)
         self._events = self._at_first()
-        self.over = self._counts.over
+        self.add = self._counts.add
 
-    def forget(self) -> None:
-        """As `Observer`."""
-        self._counts.forget()
-        self._events = self._at_first()
-
-    def numbers(self) -> Iterator[tuple[Name, int]]:
-        """Requests, errors, and what happened on their way, since the process began."""
+    def numbers(self) -> Iterator[tuple[Name, float]]:
+        """The counters: requests, errors, outcomes of the cache, notes."""
         for journal in self._counts.take_eventful():
             self._take(journal)
         requests = Counter({"2xx": 0, "4xx": 0, "5xx": 0})
@@ -279,7 +288,7 @@ class Totals:
         yield from self._events.items()
 
     def histograms(self) -> Iterator[tuple[Name, list[int], float]]:
-        """How many lasted up to each bound, or longer, and seconds in all: of requests, and of stages."""
+        """Durations of requests and of stages: how many up to each bound and above, and seconds in all."""
         requests = self._counts.requests
         yield (REQUEST_SECONDS, (self._pipeline,)), requests.durations, requests.seconds
         labelled: dict[str, list[Counters]] = {}
@@ -298,7 +307,7 @@ class Totals:
                 self._events[NOTED[what], (self._pipeline,)] += number
 
     def _at_first(self) -> Counter[Name]:
-        """What never happened is 0, so that its first time shows."""
+        """What never happened is 0, so that an alert sees the first time."""
         events: Counter[Name] = Counter()
         events.update({(series, (self._pipeline,)): 0 for series in NOTED.values()})
         events.update({(ERRORS, (self._pipeline, stage, error)): 0 for stage, error in _ALARMING})

@@ -5,6 +5,7 @@ are made when the request is over, in a batch, since all times are known then.
 """
 
 import os
+import secrets
 from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import Any
@@ -16,7 +17,7 @@ from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from mdmw.observe.access_log import path_of
-from mdmw.observe.journal import Journal, TraceContext, new_span_id, new_trace_id
+from mdmw.observe.journal import Journal, TraceContext
 
 _AT_ONCE = 100  # requests in one export
 _NANOSECONDS = 1_000_000_000
@@ -38,9 +39,9 @@ class Tracer:
 
     def begin(self) -> TraceContext:
         """The root of a new trace; whether it is sampled, OTEL_TRACES_SAMPLER says."""
-        trace_id = new_trace_id()
+        trace_id = secrets.token_hex(16)
         result = self._sampler.should_sample(None, int(trace_id, 16), "request", SpanKind.SERVER)
-        return TraceContext(trace_id, new_span_id(), result.decision is Decision.RECORD_AND_SAMPLE)
+        return TraceContext(trace_id, secrets.token_hex(8), result.decision is Decision.RECORD_AND_SAMPLE)
 
     def export(self, journals: Sequence[Journal]) -> None:
         """Export the sampled ones. Raises OSError when the exporter failed; it logs why."""
@@ -70,7 +71,7 @@ class Tracer:
             ended = began + int(seconds * _NANOSECONDS)
             yield ReadableSpan(
                 stage,
-                _context(trace.trace_id, new_span_id()),
+                _context(trace.trace_id, secrets.token_hex(8)),
                 parent=context,
                 resource=self._resource,
                 start_time=began,

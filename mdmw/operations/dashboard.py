@@ -24,11 +24,11 @@ class Dashboard:
     """Three files of the package, and what is behind them."""
 
     def __init__(self, app: App) -> None:
-        self._app = app
+        self.app = app
         self._pages = {path: _page(name) for path, name in _FILES.items()}
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        return self._pages.get(environ.get("PATH_INFO", ""), self._app)(environ, start_response)
+        return self._pages.get(environ.get("PATH_INFO", ""), self.app)(environ, start_response)
 
 
 def _page(name: str) -> App:

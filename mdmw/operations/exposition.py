@@ -75,11 +75,11 @@ class Exposition:
     """Takes requests for /metrics."""
 
     def __init__(self, app: App, metrics_dir: Path, node_status: Path) -> None:
-        self._app = app
+        self.app = app
         self._page = _Page(metrics_dir, node_status)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        app = self._page if environ.get("PATH_INFO") == _PATH else self._app
+        app = self._page if environ.get("PATH_INFO") == _PATH else self.app
         return app(environ, start_response)
 
 

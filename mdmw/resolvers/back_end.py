@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar, cast
 
 from mdmw.errors import NotIdentified, Unavailable
-from mdmw.observe.journal import RESOLVER_CALL, RESOLVER_FAILURE, note
+from mdmw.observe.journal import RESOLVER_CALL, RESOLVER_FAILURE, Journal, note
 from mdmw.records import Instance, Scope, Source
 from mdmw.resolvers.contract import Prefetching, Resolver, Snapshot
 
@@ -110,26 +110,26 @@ class BackEnd:
         self.prefetches = hasattr(resolver, "snapshot")
         self.partial: bool = getattr(resolver, "partial", False)
 
-    def instance(self, source: Source) -> Instance | Absent:
+    def instance(self, source: Source, journal: Journal | None = None) -> Instance | Absent:
         """As `Resolver.resolve`."""
-        return self._ask(source.scope, lambda: self._resolver.resolve(source, fresh=True))
+        return self._ask(source.scope, lambda: self._resolver.resolve(source, fresh=True), journal)
 
-    def snapshot(self, scope: Scope) -> Snapshot | Absent | None:
+    def snapshot(self, scope: Scope, journal: Journal | None = None) -> Snapshot | Absent | None:
         """As `Prefetching.snapshot`."""
-        return self._ask(scope, lambda: cast(Prefetching, self._resolver).snapshot(scope))
+        return self._ask(scope, lambda: cast(Prefetching, self._resolver).snapshot(scope), journal)
 
-    def _ask(self, scope: Scope, question: Callable[[], T]) -> T | Absent:
+    def _ask(self, scope: Scope, question: Callable[[], T], journal: Journal | None) -> T | Absent:
         now = self._clock()
         failed, failure = self._failures.get(scope, (now, None))
         if failure is not None and now - failed < PAUSE:
             raise Unavailable(f"{failure} (a moment ago)", failure.retry_after)
-        note(RESOLVER_CALL)
+        note(journal, RESOLVER_CALL)
         try:
             return question()
         except NotIdentified as error:
             return Absent(str(error))
         except Unavailable as error:
-            note(RESOLVER_FAILURE)
+            note(journal, RESOLVER_FAILURE)
             now = self._clock()
             recent = {s: f for s, f in self._failures.copy().items() if now - f[0] < PAUSE}
             self._failures = recent | {scope: (now, Unavailable(str(error), error.retry_after))}

@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -20,8 +20,9 @@ from typing import Any, ClassVar
 from oslo_config import cfg
 
 from mdmw.errors import ConfigError, NotIdentified, Unavailable
-from mdmw.observe.background import Seldom
-from mdmw.observe.journal import HIT, MISS, SNAPSHOT, STALE, note_cache
+from mdmw.observe.background import OncePerMinute
+from mdmw.observe.journal import HIT, MISS, SNAPSHOT, STALE, Journal
+from mdmw.observe.series import Measurement
 from mdmw.options import refuse
 from mdmw.records import Instance, Scope, Source
 from mdmw.resolvers.back_end import Absent, BackEnd, Fact, Flights, Mark
@@ -62,10 +63,10 @@ class Snapshots:
         """The newest one in this process, however old."""
         return self._facts.get(scope)
 
-    def get(self, scope: Scope, since: float) -> Fact[Prefetched]:
+    def get(self, scope: Scope, since: float, journal: Journal | None = None) -> Fact[Prefetched]:
         """One with `as_of >= since`; raises `Unavailable`."""
         return self._known_since(scope, since) or self._flights.share(
-            scope, since, lambda: self._known_since(scope, since) or self._fetch(scope, since)
+            scope, since, lambda: self._known_since(scope, since) or self._fetch(scope, since, journal)
         )
 
     def forget(self, scope: Scope | None) -> int:
@@ -81,16 +82,16 @@ class Snapshots:
         fact = self._facts.get(scope)
         return fact if fact is not None and fact.as_of >= since else None
 
-    def _fetch(self, scope: Scope, since: float) -> Fact[Prefetched]:
+    def _fetch(self, scope: Scope, since: float, journal: Journal | None) -> Fact[Prefetched]:
         key = (SNAPSHOT_KEY, scope.kind, scope.id)
         fact = self._of_others(key, since)
         if fact is None and self._group and self._is_shareable(key):
             with self._group.alone(key):
                 fact = self._of_others(key, since)
                 if fact is None and self._is_shareable(key):
-                    fact = self._ask(key, scope)
+                    fact = self._ask(key, scope, journal)
         if fact is None:  # nobody waits for an answer that cannot be shared
-            fact = self._ask(key, scope)
+            fact = self._ask(key, scope, journal)
         self._remember(scope, fact)
         return fact
 
@@ -101,9 +102,9 @@ class Snapshots:
         shared = self._shared.snapshot(key, since) if self._shared else None
         return None if shared is None else Fact(shared.value, shared.as_of)
 
-    def _ask(self, key: Key, scope: Scope) -> Fact[Prefetched]:
+    def _ask(self, key: Key, scope: Scope, journal: Journal | None) -> Fact[Prefetched]:
         began = self._clock()
-        snapshot = self._back_end.snapshot(scope)
+        snapshot = self._back_end.snapshot(scope, journal)
         if self._shared and not isinstance(snapshot, Absent):
             self._shared.save_snapshot(key, snapshot, began)
         return Fact(snapshot, began)
@@ -213,13 +214,18 @@ class Caching:
         self._flights: Flights[_Key, Instance | Absent] = Flights()
         self._alone = _Alone()
         self._answers = _Recent(limits.entries)
-        self._seldom = Seldom(clock)
+        self._lines = OncePerMinute(clock)
 
-    def resolve(self, source: Source, *, fresh: bool = False) -> Instance:
+    def resolve(self, source: Source, *, fresh: bool = False, journal: Journal | None = None) -> Instance:
         """The one instance behind `source`; `fresh` asks the back end."""
-        return (self.again(source) if fresh else self.find(source)).identified()
+        return (self.again(source, journal) if fresh else self.find(source, journal)).identified()
 
-    def find(self, source: Source, *, stale: bool = False) -> Answer:
+    def measurements(self) -> Iterable[Measurement]:
+        """What the resolver measures."""
+        measurements: Iterable[Measurement] = getattr(self.resolver, "measurements", tuple)()
+        return measurements
+
+    def find(self, source: Source, journal: Journal | None = None, *, stale: bool = False) -> Answer:
         """What is remembered of `source`; else the back end is asked, and `as_of` is not before the call.
 
         `stale`: rather than fail, an answer that expired a while ago will do (R-13).
@@ -236,23 +242,26 @@ class Caching:
             and not answer.mark.replaced
         ):
             answer.used = now
-            note_cache(HIT)
+            if journal is not None:
+                journal.cache = HIT
             return answer
         try:
-            new = self._look_up(source, key, answer, now)
+            new = self._look_up(source, key, answer, now, journal)
         except Unavailable as error:
             old = self._outdated(source, answer, now) if stale else None
             if old is None:
                 raise
-            if self._seldom.due(scope):
+            if self._lines.due(scope):
                 LOG.warning("%s: going on with old answers: %s (said once a minute)", scope, error)
-            note_cache(STALE)
+            if journal is not None:
+                journal.cache = STALE
             return old
         self._answers.put(key, new)
-        note_cache(MISS if new.as_of >= now else SNAPSHOT)
+        if journal is not None:
+            journal.cache = MISS if new.as_of >= now else SNAPSHOT
         return new
 
-    def again(self, source: Source) -> Answer:
+    def again(self, source: Source, journal: Journal | None = None) -> Answer:
         """What the back end says now (R-11); shared with those who asked before the asking began."""
         now = self.clock()
         scope = source.scope
@@ -260,8 +269,8 @@ class Caching:
         known = self._snapshots.known(scope)
         answer = None
         if known is not None and (_ports(known) <= _SMALL or self._is_crowded(scope, known)):
-            answer = self._read(self._snapshots.get(scope, now), source, now)
-        answer = answer or self._ask_alone(source, key, now, now)
+            answer = self._read(self._snapshots.get(scope, now, journal), source, now)
+        answer = answer or self._ask_alone(source, key, now, now, journal)
         self._answers.put(key, answer)
         return answer
 
@@ -288,11 +297,15 @@ class Caching:
         shared = self._shared is not None and self._shared.purge(scope)
         return self._answers.forget(scope) + self._snapshots.forget(scope), shared
 
-    def _look_up(self, source: Source, key: _Key, old: Answer | None, now: float) -> Answer:
-        found = self._prefetched(source, old, now) if self._back_end.prefetches else None
-        return found or self._ask_alone(source, key, now - self._idle, now)
+    def _look_up(
+        self, source: Source, key: _Key, old: Answer | None, now: float, journal: Journal | None
+    ) -> Answer:
+        found = self._prefetched(source, old, now, journal) if self._back_end.prefetches else None
+        return found or self._ask_alone(source, key, now - self._idle, now, journal)
 
-    def _prefetched(self, source: Source, old: Answer | None, now: float) -> Answer | None:
+    def _prefetched(
+        self, source: Source, old: Answer | None, now: float, journal: Journal | None
+    ) -> Answer | None:
         """The answer of a snapshot, or None where it does not count and `source` must be asked for."""
         scope, limits = source.scope, self._limits
         known = self._snapshots.known(scope)
@@ -300,13 +313,13 @@ class Caching:
         since = now - (limits.expiration if active or _mac(source) else limits.idle)
         if known is not None and not self._is_worth(scope, known, since, now):
             return None
-        fact = self._snapshots.get(scope, since)
+        fact = self._snapshots.get(scope, since, journal)
         answer = self._read(fact, source, now, old)
         if answer is None and self._is_crowded(scope, fact) and not self._back_end.partial:
             # The next snapshot has most of those that are missing, also if its flight is under way.
-            newer = self._snapshots.get(scope, math.nextafter(fact.as_of, math.inf))
+            newer = self._snapshots.get(scope, math.nextafter(fact.as_of, math.inf), journal)
             answer = self._read(newer, source, now, old)
-            answer = answer or self._read(self._snapshots.get(scope, now), source, now, old)
+            answer = answer or self._read(self._snapshots.get(scope, now, journal), source, now, old)
         return answer
 
     def _is_worth(self, scope: Scope, known: Fact[Prefetched], since: float, now: float) -> bool:
@@ -339,18 +352,22 @@ class Caching:
             counts = current or ((sure or not mac) and (old is None or old.as_of <= fact.as_of))
         return self._answer(found, fact.as_of, fact.mark, now, sure) if counts else None
 
-    def _ask_alone(self, source: Source, key: _Key, since: float, now: float) -> Answer:
+    def _ask_alone(
+        self, source: Source, key: _Key, since: float, now: float, journal: Journal | None
+    ) -> Answer:
         sure = wanted_mac(source) is not None
         with self._alone.one_more(source.scope):
-            fact = self._flights.share(key, since, lambda: self._fetch(source, key, since))
+            fact = self._flights.share(key, since, lambda: self._fetch(source, key, since, journal))
         return self._answer(fact.value, fact.as_of, fact.mark, now, sure)
 
-    def _fetch(self, source: Source, key: _Key, since: float) -> Fact[Instance | Absent]:
+    def _fetch(
+        self, source: Source, key: _Key, since: float, journal: Journal | None
+    ) -> Fact[Instance | Absent]:
         shared = self._shared.instance(key, since) if self._shared else None
         if shared is not None:
             return Fact(shared.value, shared.as_of)
         began = self.clock()
-        found = self._back_end.instance(source)
+        found = self._back_end.instance(source, journal)
         if self._shared and isinstance(found, Instance):
             self._shared.save_instance(key, found, began)
         return Fact(found, began)
@@ -524,10 +541,9 @@ _NEUTRON = [
 
 def cached(resolver: Resolver, settings: SimpleNamespace) -> Resolver:
     """`resolver` behind a cache, unless the options say no or it has no use for one; raises `ConfigError`."""
-    neutron = _of_neutron(settings)
-    enabled = _first(settings.cache_enabled, neutron.enabled, True)
-    if not enabled or getattr(resolver, "cheap", False):
+    if not remembers(resolver, settings):
         return resolver
+    neutron = _of_neutron(settings)
     limits = Limits(
         expiration=_first(settings.cache_expiration_time, neutron.expiration_time, 10.0),
         negative=settings.cache_negative_time,
@@ -544,6 +560,12 @@ def cached(resolver: Resolver, settings: SimpleNamespace) -> Resolver:
     else:
         shared = None
     return Caching(resolver, limits, shared, group)
+
+
+def remembers(resolver: Resolver | type[Resolver], settings: SimpleNamespace) -> bool:
+    """Whether the answers of a resolver are remembered."""
+    enabled: bool = _first(settings.cache_enabled, _of_neutron(settings).enabled, True)
+    return enabled and not getattr(resolver, "cheap", False)
 
 
 def _of_neutron(settings: SimpleNamespace) -> SimpleNamespace:

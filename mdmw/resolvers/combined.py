@@ -1,17 +1,18 @@
 """Several resolvers, asked in turn: the first answer wins."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import ClassVar
 
 from oslo_config import cfg
 
 from mdmw.errors import ConfigError, NotIdentified, Unavailable
+from mdmw.observe.series import Measurement
 from mdmw.records import Instance, Scope, Source
 from mdmw.resolvers.contract import Resolver, Snapshot, find
 from mdmw.resolvers.keystone import has_credentials
-from mdmw.resolvers.neutron import NeutronResolver, PortResolver
+from mdmw.resolvers.neutron import NeutronResolver
 from mdmw.resolvers.neutron_rpc import NeutronRpcResolver, has_transport
 
 LOG = logging.getLogger(__name__)
@@ -61,6 +62,11 @@ class ChainResolver:
                 failure = failure or error
         raise failure or NotIdentified(f"{source}: no resolver of the chain knows it")
 
+    def measurements(self) -> Iterator[Measurement]:
+        """What the members measure."""
+        for member in self._members:
+            yield from getattr(member, "measurements", tuple)()
+
     def check(self) -> str:
         """Whether each of them can be asked; raises `Unavailable`."""
         checks = [check for member in self._members if (check := getattr(member, "check", None))]
@@ -89,6 +95,7 @@ class AutoResolver:
 
     def __init__(self, settings: SimpleNamespace) -> None:
         self._resolver = _resolver(settings)
+        self.measurements = self._resolver.measurements
 
     def resolve(self, source: Source, *, fresh: bool = False) -> Instance:
         """As the resolver that was taken."""
@@ -103,7 +110,7 @@ class AutoResolver:
         return self._resolver.check()
 
 
-def _resolver(settings: SimpleNamespace) -> PortResolver:
+def _resolver(settings: SimpleNamespace) -> NeutronResolver | NeutronRpcResolver:
     if has_credentials(settings):
         LOG.info("%s: resolver = auto: neutron (REST), since there are credentials", settings.place)
         return NeutronResolver(settings)

@@ -325,8 +325,10 @@ class Keystone:
         self._store = store
         # Without `auth`: after a 401 the session would ask the plugin for a token, and where the plugin
         # itself asked, about versions, wait for that without an end.
+        requests_session = transport.session(limits)
+        self.measurements = requests_session.measurements
         self._session = keystoneauth1.session.Session(
-            session=transport.session(limits),
+            session=requests_session,
             verify=credentials.verify,
             cert=credentials.cert,
             user_agent="mdmw",

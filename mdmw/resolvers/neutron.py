@@ -208,7 +208,9 @@ class NeutronResolver(PortResolver):
         if found.timeout:
             limits = replace(limits, read_timeout=min(found.timeout, limits.total_timeout))
         store = store_for(found.plugin.get_cache_id(), settings.place)
-        super().__init__(RestQueries(Keystone(found, limits, store).get, settings.prefetch_max_ports))
+        requests = Keystone(found, limits, store)
+        super().__init__(RestQueries(requests.get, settings.prefetch_max_ports))
+        self.measurements = requests.measurements
         self._total_timeout = limits.total_timeout
 
     def resolve(self, source: Source, *, fresh: bool = False) -> Instance:

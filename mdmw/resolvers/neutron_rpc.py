@@ -69,6 +69,7 @@ class NeutronRpc:
         self._transport = transport
         self._exchange = conf.control_exchange
         self._slots = Slots(_UNDER_WAY, _WAITING)
+        self.measurements = self._slots.measurements
         self._was_reached = False
         hosts = ",".join(f"{host.hostname}:{host.port or 5672}" for host in url.hosts)
         self._name = f"Neutron over {url.transport}://{hosts}"
@@ -208,6 +209,7 @@ class NeutronRpcResolver(PortResolver):
             raise refuse(settings, "transport_url", "is required")
         rpc = NeutronRpc(settings.config, settings.place, settings.transport_url)
         super().__init__(RpcPorts(rpc, settings.neutron_timeout))
+        self.measurements = rpc.measurements
 
 
 def has_transport(settings: SimpleNamespace) -> bool:

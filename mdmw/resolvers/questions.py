@@ -4,30 +4,20 @@ import time
 from typing import Any
 
 from mdmw.errors import BadRequest, NotFound, NotIdentified
-from mdmw.observe.introspection import provide, provide_check
-from mdmw.observe.journal import RESOLVER_CALL, Journal, kept
+from mdmw.observe.journal import RESOLVER_CALL, Journal
 from mdmw.records import Instance, Scope, Source, normalise_address, normalise_mac
 from mdmw.resolvers.back_end import Absent
 from mdmw.resolvers.caching import Caching
 from mdmw.resolvers.contract import Resolver
 
 
-def provide_questions(resolver: Resolver) -> None:
-    """Have questions about this resolver answered; behind a cache or not."""
-    questions = Questions(resolver)
-    provide("resolve", questions.resolve)
-    provide("cache", questions.cache)
-    provide("purge", questions.purge)
-    provide_check("resolver", questions.check)
-
-
 class Questions:
-    """Those about one resolver. `kind` and `id` are those of a scope; all times are seconds."""
+    """The questions about one resolver. `kind` and `id` are those of a scope; all times are seconds."""
 
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
         self._cache = resolver if isinstance(resolver, Caching) else None
-        self._behind = resolver.resolver if isinstance(resolver, Caching) else resolver
+        self._back_end = resolver.resolver if isinstance(resolver, Caching) else resolver
 
     def resolve(
         self, kind: str, id: str, address: str, mac: str | None = None, fresh: bool = False
@@ -37,7 +27,9 @@ class Questions:
         instance, reason = None, ""
         journal = Journal("", "")
         try:
-            with kept(journal):
+            if self._cache is not None:
+                instance = self._cache.resolve(source, fresh=fresh, journal=journal)
+            else:
                 instance = self._resolver.resolve(source, fresh=fresh)
         except NotIdentified as error:
             reason = str(error)
@@ -47,7 +39,7 @@ class Questions:
             "cache": journal.cache,
             "calls": journal.notes.get(RESOLVER_CALL, 0),
             "seconds": round(time.perf_counter() - journal.began, 6),
-            "resolver": type(self._behind).__name__,
+            "resolver": type(self._back_end).__name__,
         }
 
     def cache(self, kind: str, id: str, address: str, mac: str | None = None) -> dict[str, Any]:
@@ -85,7 +77,7 @@ class Questions:
 
     def check(self) -> str:
         """Whether the back end can be asked; raises `Unavailable`."""
-        check = getattr(self._behind, "check", None)
+        check = getattr(self._back_end, "check", None)
         return "there is nothing to check" if check is None else str(check())
 
 

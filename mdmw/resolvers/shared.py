@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from mdmw import locking
 from mdmw.errors import ConfigError, Unavailable
-from mdmw.observe.background import Seldom
+from mdmw.observe.background import OncePerMinute
 from mdmw.records import Instance, Scope
 from mdmw.resolvers.back_end import PATIENCE, Fact
 from mdmw.resolvers.contract import Port, Snapshot
@@ -164,7 +164,7 @@ class Shared:
         self._margin = margin
         self._own_clock = own_clock
         self._resting_until = 0.0
-        self._seldom = Seldom()
+        self._lines = OncePerMinute()
 
     def takes(self, key: Key) -> bool:
         """Whether an answer about `key` can be shared now: it is not too large, and the cache works."""
@@ -256,7 +256,7 @@ class Shared:
         self._say("the shared cache cannot be used; going on without it", error)
 
     def _say(self, what: str, error: Exception) -> None:
-        if self._seldom.due(what):
+        if self._lines.due(what):
             LOG.warning("%s: %s (said once a minute)", what, error)
 
 

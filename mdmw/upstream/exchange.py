@@ -10,12 +10,12 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mdmw.errors import BackendError, BackendLost, BackendSlow, BadRequest, Overloaded, Unavailable
-from mdmw.observe import series
-from mdmw.observe.journal import CONNECTED, FAILOVER, RETRIED, note
+from mdmw.observe.journal import CONNECTED, FAILOVER, RETRIED, Journal, note
+from mdmw.observe.series import NOTED, SLOTS, SLOTS_IN_USE, WAITING, Measurement
 from mdmw.upstream.address import Address
 from mdmw.upstream.connection import BadResponse, Connection, Cut, Headers, Response
 
@@ -33,7 +33,6 @@ class Slots:
         self._max_waiting = max_waiting
         self._waiting: deque[threading.Lock] = deque()
         self._lock = threading.Lock()
-        series.watch(self)
 
     @property
     def in_use(self) -> int:
@@ -44,6 +43,11 @@ class Slots:
     def waiting(self) -> int:
         """How many wait for one."""
         return len(self._waiting)
+
+    def measurements(self) -> list[Measurement]:
+        """The number of slots, of slots in use, and of requests that wait."""
+        label = (self.upstream,)
+        return [(SLOTS, label, self.size), (SLOTS_IN_USE, label, self.in_use), (WAITING, label, self.waiting)]
 
     def acquire(self, timeout: float) -> None:
         """Take a slot, waiting at most `timeout` seconds; `Overloaded` when there is none."""
@@ -149,6 +153,7 @@ class Upstream:
         limits: Limits,
         tls: ssl.SSLContext | None = None,
         name: str = "other",
+        certificates: Sequence[Measurement] = (),
     ) -> None:
         self._addresses = addresses
         self._limits = limits
@@ -157,13 +162,27 @@ class Upstream:
         self._idle: dict[Address, deque[Connection]] = {address: deque() for address in addresses}
         self._failed_at: dict[Address, float] = {}
         self._lock = threading.Lock()
+        self._certificates = certificates
+        self._unnoted = dict.fromkeys((CONNECTED, FAILOVER, RETRIED), 0)  # what no journal tells of
+
+    def measurements(self) -> Iterator[Measurement]:
+        """Slots, certificates, and the connections that were made without a journal."""
+        yield from self._slots.measurements()
+        yield from self._certificates
+        yield from ((NOTED[what], (), number) for what, number in self._unnoted.items())
 
     def deadline(self) -> float:
         """When a request that begins now must be over, on the clock of `time.monotonic`."""
         return time.monotonic() + self._limits.total_timeout
 
     def exchange(
-        self, method: str, target: str, headers: Headers, body: bytes = b"", deadline: float | None = None
+        self,
+        method: str,
+        target: str,
+        headers: Headers,
+        body: bytes = b"",
+        deadline: float | None = None,
+        journal: Journal | None = None,
     ) -> Answer:
         """Send one request and return its answer, by `deadline` if it is a part of something longer.
 
@@ -176,7 +195,7 @@ class Upstream:
         self._slots.acquire(min(self._limits.queue_timeout, max(deadline - time.monotonic(), 0)))
         keep_slot = False
         try:
-            answer = self._ask(method, target, headers, body, deadline)
+            answer = self._ask(method, target, headers, body, deadline, journal)
             keep_slot = isinstance(answer.body, Stream)
         finally:
             if not keep_slot:
@@ -185,7 +204,7 @@ class Upstream:
 
     def check(self) -> str:
         """Connect, in the order of a request, and say to whom; raises `Unavailable`."""
-        connection = self._connect(self.deadline())
+        connection = self._connect(self.deadline(), None)
         connection.close()
         return f"{connection.address} accepts connections"
 
@@ -197,15 +216,23 @@ class Upstream:
 
     # --- one attempt after the other -----------------------------------------------------
 
-    def _ask(self, method: str, target: str, headers: Headers, body: bytes, deadline: float) -> Answer:
+    def _ask(
+        self,
+        method: str,
+        target: str,
+        headers: Headers,
+        body: bytes,
+        deadline: float,
+        journal: Journal | None,
+    ) -> Answer:
         connection = self._kept() if method in _SAFE else None
         if connection:
             try:
                 return self._send(connection, method, target, headers, body, deadline)
             except _Stale as error:
                 LOG.debug("a kept connection was dead, trying a new one: %s", error)
-                note(RETRIED)
-        return self._send(self._connect(deadline), method, target, headers, body, deadline)
+                self._note(journal, RETRIED)
+        return self._send(self._connect(deadline, journal), method, target, headers, body, deadline)
 
     def _send(
         self, connection: Connection, method: str, target: str, headers: Headers, body: bytes, deadline: float
@@ -281,7 +308,7 @@ class Upstream:
         if oldest:
             oldest.close()
 
-    def _connect(self, deadline: float) -> Connection:
+    def _connect(self, deadline: float, journal: Journal | None) -> Connection:
         problems = []
         for address in self._in_order():
             timeout = min(self._limits.connect_timeout, deadline - time.monotonic())
@@ -292,12 +319,18 @@ class Upstream:
             except (OSError, UnicodeError) as error:
                 problems.append(f"{address}: {_short(error)}")
                 self._failed(address, problems[-1])
-                note(FAILOVER)
+                self._note(journal, FAILOVER)
             else:
                 self._failed_at.pop(address, None)
-                note(CONNECTED)
+                self._note(journal, CONNECTED)
                 return connection
         raise Unavailable("no connection to " + "; ".join(problems or map(str, self._addresses)))
+
+    def _note(self, journal: Journal | None, what: str) -> None:
+        note(journal, what)
+        if journal is None:
+            with self._lock:
+                self._unnoted[what] += 1
 
     def _in_order(self) -> list[Address]:
         """As configured, but those that failed a moment ago come last."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from mdmw.observe import series
+from mdmw.observe.series import CERTIFICATE, Measurement
 
 
 def client_context(
@@ -35,20 +35,17 @@ def client_context(
     return context
 
 
-def tell_expiry(service: str, ca_file: str | None, client_cert: str | None) -> None:
-    """Tell the metrics until when the files of a context are good, as `SERVICE_ca` and `SERVICE_client`.
+def certificate_ends(service: str, ca_file: str | None, client_cert: str | None) -> list[Measurement]:
+    """Until when the files of a context are good, as certificates `SERVICE_ca` and `SERVICE_client`.
 
     Of several authorities the last one counts: an old and a new one are in a file at times.
     """
-    if ca_file:
-        _tell(f"{service}_ca", max(_ends(ca_file), default=None))
-    if client_cert:
-        _tell(f"{service}_client", next(iter(_ends(client_cert)), None))
-
-
-def _tell(name: str, end: float | None) -> None:
-    if end is not None:
-        series.certificate_expires(name, end)
+    found: list[Measurement] = []
+    if ca_file and (ends := _ends(ca_file)):
+        found.append((CERTIFICATE, (f"{service}_ca",), max(ends)))
+    if client_cert and (ends := _ends(client_cert)):
+        found.append((CERTIFICATE, (f"{service}_client",), ends[0]))
+    return found
 
 
 def _ends(path: str) -> list[float]:

@@ -9,7 +9,7 @@ import math
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -20,9 +20,10 @@ from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 
 from mdmw.errors import BackendError, BackendSlow, Unavailable
+from mdmw.observe.series import Measurement
 from mdmw.upstream.address import Address
 from mdmw.upstream.exchange import Answer, Limits, Stream, Upstream
-from mdmw.upstream.tls import client_context, tell_expiry
+from mdmw.upstream.tls import certificate_ends, client_context
 
 #: Longest body of an answer.
 MAX_BODY = 32 * 1024 * 1024
@@ -50,12 +51,19 @@ def time_left() -> float:
     return max(_DEADLINE.get() - time.monotonic(), 0.0)
 
 
-def session(limits: Limits) -> requests.Session:
+class Session(requests.Session):
+    """A session that goes out through one `Transport` only, and says what that measures."""
+
+    measurements: Callable[[], Iterator[Measurement]]
+
+
+def session(limits: Limits) -> Session:
     """A session that goes out through `Transport` only; redirects are for its caller to forbid."""
-    made = requests.Session()
+    made = Session()
     made.trust_env = False
     made.headers.update({"Accept": "application/json", "Accept-Encoding": "identity"})
     transport = Transport(limits)
+    made.measurements = transport.measurements
     for scheme in _PORTS:
         made.mount(f"{scheme}://", transport)
     return made
@@ -91,6 +99,11 @@ class Transport(BaseAdapter):
             raise Unavailable(str(error)) from None
         return _response(request, answer, body)
 
+    def measurements(self) -> Iterator[Measurement]:
+        """The slots, connections and certificates of all addresses that were asked."""
+        for upstream in [*self._upstreams.values()]:
+            yield from upstream.measurements()
+
     def close(self) -> None:
         """Nothing: idle connections end by themselves."""
 
@@ -98,7 +111,10 @@ class Transport(BaseAdapter):
         with self._lock:
             upstream = self._upstreams.get((address, verify, cert))
             if upstream is None:
-                upstream = Upstream([address], self._limits, _tls(address, verify, cert), "neutron")
+                tls = _tls(address, verify, cert)
+                ca_file, client_cert, _ = _files(verify, cert)
+                certificates = certificate_ends("neutron", ca_file, client_cert) if tls else ()
+                upstream = Upstream([address], self._limits, tls, "neutron", certificates)
                 self._upstreams[address, verify, cert] = upstream
             return upstream
 
@@ -121,8 +137,6 @@ def _tls(address: Address, verify: Verify, cert: Cert) -> ssl.SSLContext | None:
         context = context_of(verify, cert)
     except OSError as error:
         raise Unavailable(f"no connection to {address}: a certificate cannot be read: {error}") from None
-    ca_file, client_cert, _ = _files(verify, cert)
-    tell_expiry("neutron", ca_file, client_cert)
     return context
 
 

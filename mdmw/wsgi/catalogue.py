@@ -1,80 +1,70 @@
-"""The options of every entry point, for `mdmw check`, the reference and oslo's sample generator."""
+"""The options of every entry point, for `mdmw check`, the reference and oslo's sample generator.
+
+A filter or an application is declared in one place, as an entry point. Its options are the `OPTIONS` of the
+module that has the factory; `section_options(global_conf, local_conf)` there gives them where they depend on
+what the section says. This holds for filters of other packages too.
+"""
 
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import entry_points
 from typing import Any
 
 from oslo_config import cfg
 
 from mdmw import options
-from mdmw.admin import app as admin
-from mdmw.admin import local_operator
-from mdmw.filters import (
-    access_log,
-    agent_forward,
-    hmac_sign,
-    hmac_verify,
-    instance_resolve,
-    introspect,
-    metrics,
-    nova_forward,
-    source_identify,
-    trace,
-)
-from mdmw.operations import exposition, health
-from mdmw.resolvers.combined import AutoResolver, ChainResolver
-from mdmw.resolvers.inventory import InventoryResolver
-from mdmw.responder import app as responder
 from mdmw.wsgi.pipelines import Stage, names, stages
 
-#: Entry point name -> its options. Those of the resolver join instance-resolve at load.
-OPTIONS: dict[str, Sequence[cfg.Opt]] = {
-    "access-log": access_log.OPTIONS,
-    "trace": trace.OPTIONS,
-    "source-identify": source_identify.OPTIONS,
-    "instance-resolve": instance_resolve.OPTIONS,
-    "hmac-sign": hmac_sign.OPTIONS,
-    "hmac-verify": hmac_verify.OPTIONS,
-    "nova-forward": nova_forward.OPTIONS,
-    "agent-forward": agent_forward.OPTIONS,
-    "responder": responder.OPTIONS,
-    "local-operator": local_operator.OPTIONS,
-    "admin": admin.OPTIONS,
-    "introspect": introspect.OPTIONS,
-    "metrics": metrics.OPTIONS,
-    "dashboard": (),
-    "exposition": exposition.OPTIONS,
-    "health": health.OPTIONS,
-}
+_GROUPS = ("paste.filter_factory", "paste.app_factory")
+_OURS = "mdmw."
+_SECRET_NAME = re.compile("secret|password|token|key", re.IGNORECASE)
 
-#: Resolver -> its options. `auto` takes those of neutron and of neutron-rpc.
-RESOLVERS: dict[str, Sequence[cfg.Opt]] = {
-    "inventory": InventoryResolver.options,
-    "auto": AutoResolver.options,
-    "chain": ChainResolver.options,
-}
+
+def entry_point_options() -> dict[str, Sequence[cfg.Opt]]:
+    """Entry point name of mdmw -> its options; those of the resolvers join instance-resolve at load."""
+    found: dict[str, Sequence[cfg.Opt]] = {}
+    for group in _GROUPS:
+        for entry in entry_points(group=group):
+            if entry.module.startswith(_OURS):
+                entry.load()
+                found[entry.name] = getattr(sys.modules[entry.module], "OPTIONS", ())
+    return found
+
+
+def resolver_options() -> dict[str, Sequence[cfg.Opt]]:
+    """Resolver of mdmw -> its options."""
+    entries = entry_points(group="mdmw.resolvers")
+    return {entry.name: entry.load().options for entry in entries if entry.module.startswith(_OURS)}
 
 
 def list_opts() -> list[tuple[None, list[cfg.Opt]]]:
     """For the entry point group `oslo.config.opts`: every option once, as in a `config_file`."""
-    by_name = {opt.dest: opt for options in (*RESOLVERS.values(), *OPTIONS.values()) for opt in options}
+    everything = (*resolver_options().values(), *entry_point_options().values())
+    by_name = {opt.dest: opt for some in everything for opt in some}
     return [(None, [by_name[name] for name in sorted(by_name)])]
 
 
-_SECRET_NAME = re.compile("secret|password|token|key", re.IGNORECASE)
-
-
 def pipelines(path: str, wanted: Iterable[str] = ()) -> dict[str, Any]:
-    """`{"file": path, "pipelines": {name: [{"stage", "use", "options"}]}}`; raises `ConfigError`."""
+    """`{"file": path, "pipelines": {name: [{"stage", "use", "options"}]}}`; raises `ConfigError`.
+
+    A stage that puts a step of its own behind itself is followed by that step, which has no options.
+    """
     found = {
-        name: [{"stage": s.section, "use": s.entry_point, "options": _options(s)} for s in stages(path, name)]
-        for name in wanted or names(path)
+        name: [row for stage in stages(path, name) for row in _rows(stage)] for name in wanted or names(path)
     }
     return {"file": str(path), "pipelines": found}
 
 
-def _options(stage: Stage) -> dict[str, str]:
-    """What the stage runs with: options that are given, or are not at their default."""
+def _rows(stage: Stage) -> list[dict[str, Any]]:
+    row = {"stage": stage.section, "use": stage.entry_point, "options": _shown_options(stage)}
+    steps = getattr(sys.modules[stage.module], "steps_behind", None)
+    behind: Sequence[str] = steps(stage.global_conf, stage.local_conf) if steps else ()
+    return [row, *({"stage": step, "use": f"a step of {stage.section}", "options": {}} for step in behind)]
+
+
+def _shown_options(stage: Stage) -> Mapping[str, str]:
+    """The options that the section gives, and those that are not at their default; secrets are masked."""
     given = stage.local_conf
     known = _known_options(stage)
     if known is None:
@@ -89,6 +79,8 @@ def _options(stage: Stage) -> dict[str, str]:
 
 
 def _known_options(stage: Stage) -> Sequence[cfg.Opt] | None:
-    if stage.entry_point == "instance-resolve":
-        return instance_resolve.section_options(stage.global_conf, stage.local_conf)[1]
-    return OPTIONS.get(stage.entry_point)
+    module = sys.modules[stage.module]
+    if (section_options := getattr(module, "section_options", None)) is not None:
+        found: Sequence[cfg.Opt] = section_options(stage.global_conf, stage.local_conf)[1]
+        return found
+    return getattr(module, "OPTIONS", None)

@@ -1,7 +1,6 @@
 """From an ini file to a WSGI application, or one line that says what is wrong."""
 
 import configparser
-import gc
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -14,19 +13,12 @@ from paste.deploy import loadwsgi
 
 from mdmw.boundary.stage import App
 from mdmw.errors import ConfigError
-from mdmw.observe import introspection
-from mdmw.observe.logs import log_to_stderr
 from mdmw.options import PIPELINE, SHARED
 from mdmw.wire import one_line
-from mdmw.wsgi.process import provide_reload
+from mdmw.wsgi import process
 
 #: The pipelines of the shipped file that have a module under `mdmw.wsgi`.
 NAMES = ("proxy", "agent", "combined", "standalone", "nova")
-
-#: Seconds after which a thread must let another have the interpreter. A request computes for
-#: less than 1 ms and waits otherwise; asking for it every 5 ms is only work for the kernel.
-SWITCH_INTERVAL = 0.1
-_GARBAGE = 10_000  # objects between two collections: requests leave hardly any cycles
 
 #: Environment variables: the file, and the pipeline that `mdmw.wsgi.named` loads.
 INI_VARIABLE = "MDMW_PASTE_INI"
@@ -39,6 +31,7 @@ class Stage:
 
     section: str
     entry_point: str
+    module: str  # of the factory
     global_conf: Mapping[str, str] = field(repr=False)  # there may be secrets in them
     local_conf: Mapping[str, str] = field(repr=False)
     create: Callable[[], Any]
@@ -108,28 +101,15 @@ def load_or_exit(pipeline: str) -> App:
     gunicorn's workers end with the status at which its master gives up; after
     any other it would start them again and again.
     """
-    log_to_stderr()
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    gc.set_threshold(_GARBAGE)
+    process.prepare()
     try:
         application = load(pipeline)
     except ConfigError as error:
         print(f"mdmw: {error}", file=sys.stderr)
         arbiter = sys.modules.get("gunicorn.arbiter")
         sys.exit(arbiter.Arbiter.WORKER_BOOT_ERROR if arbiter else 2)
-    gc.freeze()  # workers share what is there now, and need not look through it
-    provide_reload()
-    _open_desk()
+    process.serve(application)
     return application
-
-
-def _open_desk() -> None:
-    """In this process, or under uWSGI, which has loaded before it forks, in those that will serve."""
-    uwsgi = sys.modules.get("uwsgi")
-    if uwsgi is None:
-        introspection.open_all()
-    else:
-        uwsgi.post_fork_hook = introspection.open_all  # type: ignore[attr-defined]  # a module that uWSGI makes
 
 
 def _check_order(place: str, sections: list[str], built: list[Any]) -> None:
@@ -153,7 +133,12 @@ def _stage(section: str, context: Any) -> Stage:
     while getattr(inner, "app_context", None) is not None:  # a section with 'use = another'
         inner = inner.app_context
     return Stage(
-        section, inner.entry_point_name or "", context.global_conf, context.local_conf, context.create
+        section,
+        inner.entry_point_name or "",
+        getattr(inner.object, "__module__", None) or type(inner.object).__module__,
+        context.global_conf,
+        context.local_conf,
+        context.create,
     )
 
 

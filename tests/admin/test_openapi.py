@@ -15,7 +15,6 @@ from mdmw.admin import openapi
 from mdmw.admin.authtoken import filter_factory
 from mdmw.admin.operations import OPERATIONS
 from mdmw.filters import instance_resolve, introspect
-from mdmw.observe import introspection
 from mdmw.options import PIPELINE
 from mdmw.records import SOURCE, Scope, Source
 
@@ -61,8 +60,7 @@ def app(tmp_path_factory):
         keystone.issue("good", "admin")
         served.app = filter_factory({}, config_file=keystone.conf(folder / "admin.conf"))(made.app)
         yield served
-    for opened in introspection._DESKS.values():
-        opened.close()
+    serving.introspection.close()
 
 
 @described.auth()

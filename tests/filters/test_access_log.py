@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from guest import call
+from observed import settle
 
 from mdmw.errors import ConfigError
 from mdmw.filters import access_log
-from mdmw.observe.background import flush
 
 
 def app(environ, start_response):
@@ -26,11 +26,12 @@ class Log:
     def __init__(self, destination, **options):
         made = access_log.filter_factory({}, destination=destination, **options)
         self.path = Path(destination)
-        self.call = partial(call, made(app))
+        self.app = made(app)
+        self.call = partial(call, self.app)
 
     def ask(self, *args, **kwargs):
         reply = self.call(*args, **kwargs)
-        flush()
+        settle(self.app)
         return reply
 
     @property

@@ -5,13 +5,12 @@ import time
 import pytest
 from forwarding import INSTANCE_ID, NETWORK, OTHER_PROOF, PROOF, PROVEN, agent, nova
 from guest import Seen, call
-from observed import Kept
+from observed import Kept, observed
 from peers import answers, response
 
 from mdmw import wire
 from mdmw.filters import hmac_verify, source_identify
-from mdmw.observe.background import Observed
-from mdmw.observe.journal import TraceContext, current
+from mdmw.observe.journal import TraceContext, journal_of
 from mdmw.records import PROOFS, SOURCE, Scope, Source
 from mdmw.signing import Signer
 
@@ -28,7 +27,7 @@ PLAIN = "Content-Type: text/plain"
 def ask(app, *args, **kwargs):
     """The reply, and the journal of the request."""
     kept = Kept()
-    reply = call(Observed(app, kept), *args, **kwargs)
+    reply = call(observed(app, kept), *args, **kwargs)
     return reply, kept.journals[-1]
 
 
@@ -133,7 +132,7 @@ def with_trace(app):
     """The application, in a trace."""
 
     def traced(environ, start_response):
-        current().trace = TRACE
+        journal_of(environ).trace = TRACE
         return app(environ, start_response)
 
     return traced

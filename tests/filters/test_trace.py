@@ -3,7 +3,7 @@
 import pytest
 from forwarding import NETWORK
 from guest import call
-from observed import Kept
+from observed import Kept, observed, settle
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -13,7 +13,6 @@ from peers import answers, response
 from mdmw.boundary.stage import Terminal
 from mdmw.errors import ConfigError, Unavailable
 from mdmw.filters import source_identify, trace
-from mdmw.observe.background import Observed, flush
 from mdmw.observe.journal import TraceContext, next_hop_headers, parse
 from mdmw.observe.spans import Tracer
 
@@ -49,7 +48,7 @@ class Pipeline:
         self.terminal = Respond(error)
         identify = source_identify.filter_factory({}, mode="relay", trust_client_mac="true")
         self.kept = Kept()
-        self.app = Observed(trace.Traced(identify(self.terminal), tracer.begin), self.kept)
+        self.app = observed(trace.BeginTrace(identify(self.terminal), tracer.begin), self.kept)
 
     def ask(self, *headers, target="/latest/?secret=1"):
         call(self.app, target=target, headers=[*FROM_PROXY, *headers], peer="")
@@ -126,9 +125,8 @@ def test_who_is_not_sampled_has_a_trace_but_no_spans(monkeypatch, exporter):
     unsampled = pipeline.ask()
     assert pipeline.terminal.onward["traceparent"].endswith("-00")
     sampled = pipeline.ask(("traceparent", str(CALLER)))
-    for journal in (unsampled, sampled):
-        observer.over(journal)
-    observer.batch.flush()
+    observer.over([unsampled, sampled])
+    observer.flush()
     assert exported == [sampled]
 
 
@@ -160,8 +158,7 @@ def test_spans_come_over_http_to_a_collector(monkeypatch, peers):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{collector.address.authority}")
     app = trace.filter_factory({"mdmw_pipeline": "agent"})(Respond())
     reply = call(app, "GET", "/latest/")
-    flush()
-    app.observers[0].batch.flush()
+    settle(app)
     (received,) = collector.requests
     assert received.target == "/v1/traces"
     (resource,) = ExportTraceServiceRequest.FromString(received.body).resource_spans

@@ -1,8 +1,13 @@
 """The journal of a request: what is in it, whoever wrote it, and that it ends once."""
 
+import asyncio
+import gc
 import logging
 import os
 import re
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +18,7 @@ from observed import Kept, Observer, observed, saying
 
 from mdmw.boundary.stage import Filter, Terminal
 from mdmw.errors import NotIdentified, Unavailable
-from mdmw.observe import background as boundary
-from mdmw.observe.background import flush
-from mdmw.observe.journal import HIT, RETRIED, current, note, note_cache, note_error
+from mdmw.observe.journal import HIT, RETRIED, journal_of, note, note_error
 from mdmw.records import INSTANCE, SOURCE, Instance, Scope, Source
 
 REQUEST_ID = re.compile(r"req-[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -81,10 +84,10 @@ def test_the_address_that_a_later_filter_proved(kept):
 def test_notes_stages_and_the_cache_add_up(kept):
     def app(environ, start_response):
         for _ in range(2):
-            note(RETRIED)
-            current().ended("forward")
-        note(RETRIED, 3)
-        note_cache(HIT)
+            note(journal_of(environ), RETRIED)
+            journal_of(environ).ended("forward")
+        note(journal_of(environ), RETRIED, 3)
+        journal_of(environ).cache = HIT
         return saying()(environ, start_response)
 
     call(observed(app, kept))
@@ -94,10 +97,12 @@ def test_notes_stages_and_the_cache_add_up(kept):
 
 
 def test_without_an_observer_nobody_minds():
-    assert current() is None
-    note(RETRIED)
-    note_cache(HIT)
-    assert REQUEST_ID.fullmatch(note_error(ValueError()))
+    nothing = {}
+    assert journal_of(nothing) is None
+    note(journal_of(nothing), RETRIED)
+    request_id = note_error(nothing, ValueError())
+    assert REQUEST_ID.fullmatch(request_id)
+    assert note_error(nothing, KeyError()) == request_id == nothing["openstack.request_id"]
     assert call(saying()).value("X-Openstack-Request-Id") is None
 
 
@@ -124,7 +129,6 @@ def test_a_defect_of_an_application_is_told_and_raised(kept):
         call(observed(app, kept))
     (journal,) = kept.journals
     assert (journal.error, journal.status, journal.source) == ("RuntimeError", 0, ADA)
-    assert current() is None
 
 
 def test_an_answer_that_has_an_id_keeps_it(kept):
@@ -140,10 +144,9 @@ def test_several_observers_share_one_journal():
     assert len(first.journals) == 1
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as C says it
 def test_a_defect_of_an_observer_costs_neither_guest_nor_others(kept):
     class Broken(Observer):
-        def over(self, journal):
+        def over(self, journals):
             raise ZeroDivisionError
 
     assert call(observed(saying(), Broken(), kept)).status == 200
@@ -203,26 +206,12 @@ def test_a_stream_without_close(kept):
     assert kept.journals[0].sent == 3
 
 
-def test_what_is_noted_while_the_body_is_sent_is_of_no_request(kept):
-    """The thread may have another request by then."""
-
-    def late():
-        assert current() is None
-        note(RETRIED)
-        yield b"x"
-
-    call(observed(saying(late()), kept))
-    assert not kept.journals[0].notes
-
-
 def test_requests_at_the_same_time_have_journals_of_their_own(kept):
     both = threading.Barrier(2)
 
     def app(environ, start_response):
-        mine = current()
         both.wait(10)
-        note(environ["PATH_INFO"][1:])
-        assert current() is mine
+        note(journal_of(environ), environ["PATH_INFO"][1:])
         return saying()(environ, start_response)
 
     whole = observed(app, kept)
@@ -232,91 +221,205 @@ def test_requests_at_the_same_time_have_journals_of_their_own(kept):
     assert all(dict(journal.notes) == {journal.target[1:]: 1} for journal in kept.journals)
 
 
+# --- contexts, pipelines and processes ------------------------------------------------------
+
+
+async def _in_threads(app, addresses):
+    """Requests at the same time, each called from a copy of one context, as a2wsgi and asgiref do."""
+
+    def ask(address):
+        return call(app, peer=address)
+
+    return await asyncio.gather(*(asyncio.to_thread(ask, address) for address in addresses))
+
+
+@pytest.mark.parametrize("is_warm", [False, True])
+def test_guests_whose_requests_share_a_context_have_journals_of_their_own(kept, is_warm):
+    """W-18: the id in an error page is that of the request, whatever library calls the pipeline."""
+    together = threading.Barrier(3)
+
+    def app(environ, start_response):
+        if is_warm and environ["REMOTE_ADDR"] == "10.0.0.1":
+            return saying()(environ, start_response)
+        together.wait(10)
+        body = note_error(environ, ValueError()).encode()
+        together.wait(10)
+        return saying([body])(environ, start_response)
+
+    whole = observed(app, kept)
+    if is_warm:
+        call(whole, peer="10.0.0.1")
+    replies = asyncio.run(_in_threads(whole, ["10.0.0.5", "10.0.0.6", "10.0.0.7"]))
+    journals = {journal.peer: journal for journal in kept.journals}
+    assert len(kept.journals) == 3 + is_warm
+    for address, reply in zip(["10.0.0.5", "10.0.0.6", "10.0.0.7"], replies, strict=True):
+        assert reply.values("X-Openstack-Request-Id") == [journals[address].request_id]
+        assert reply.body.decode() == journals[address].request_id
+
+
+def test_two_pipelines_in_one_process_share_nothing():
+    one, two = Kept(), Kept()
+    first, second = observed(saying(), one), observed(saying(), two)
+    for _ in range(3):
+        call(first)
+    call(second)
+    assert (len(one.journals), len(two.journals)) == (3, 1)
+
+
+def test_openstack_names_of_the_request_id(kept):
+    """oslo.context reads these keys; a guest cannot write them, since they are no headers."""
+    seen = {}
+
+    def app(environ, start_response):
+        seen.update(environ)
+        return saying()(environ, start_response)
+
+    call(observed(app, kept), headers=[("openstack.request_id", "mine"), ("X-Openstack-Request-Id", "mine")])
+    assert seen["openstack.request_id"] == kept.journals[0].request_id
+    assert "openstack.global_request_id" not in seen
+
+
+class Closing(Kept):
+    """Remembers that it was closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.closed = threading.Event()
+
+    def close(self):
+        self.closed.set()
+
+
+def test_a_pipeline_that_goes_away_tells_what_is_left_and_ends_its_thread():
+    observer = Closing()
+    app = observed(saying(), observer)
+    call(app)
+    observer.catch_up = lambda: None
+    before = threading.active_count()
+    del app
+    gc.collect()
+    assert observer.closed.wait(10)
+    assert len(observer.journals) == 1
+    assert threading.active_count() < before
+
+
 # --- a moment later -----------------------------------------------------------------------
 
 
-class Flushed(Observer):
-    """Counts how often it was told, and how often it had time."""
+class Told(Observer):
+    """Counts the requests it was told of, and how often."""
 
     def __init__(self):
-        self.told = self.flushes = self.told_when_flushed = 0
+        self.requests = self.times = self.forgotten = 0
         self.condition = threading.Condition()
 
-    def over(self, journal):
-        self.told += 1
-
-    def flush(self):
+    def over(self, journals):
         with self.condition:
-            self.flushes += 1
-            self.told_when_flushed = self.told
+            self.requests += len(journals)
+            self.times += 1
             self.condition.notify_all()
 
     def forget(self):
-        self.told = 0
+        self.requests = self.times = 0
+        self.forgotten += 1
 
-    def wait(self, told):
-        """Until it had time after so many requests."""
+    def wait(self, requests):
+        """Until it was told of so many requests."""
         with self.condition:
-            assert self.condition.wait_for(lambda: self.told_when_flushed >= told, 10)
+            assert self.condition.wait_for(lambda: self.requests >= requests, 10)
 
 
-def test_observers_have_time_a_moment_after_requests():
-    """All of them in one round, however many requests there were; and again after the next."""
-    first, second = Flushed(), Flushed()
+def test_observers_are_told_a_moment_after_requests_of_several_together():
+    first, second = Told(), Told()
     app = observed(saying(), first, second)
     for _ in range(1000):
         call(app)
     first.wait(1000)
-    assert first.told == second.told == 1000
-    assert first.flushes < 100
+    second.wait(1000)
+    assert first.times < 100
     call(app)
     second.wait(1001)
 
 
-def test_no_request_is_overlooked_while_observers_are_at_it():
+def test_no_request_is_overlooked_while_observers_are_told():
     """The one that is over in the middle of a round has the next one."""
-    observer = Flushed()
+    observer = Told()
     app = observed(saying(), observer)
-    reentered = []
+    over = observer.over
 
-    def flush():
-        if not reentered:
-            reentered.append(True)
+    def over_and_ask(journals):
+        over(journals)
+        if observer.requests == 1:
             call(app)
-        Flushed.flush(observer)
 
-    observer.flush = flush
+    observer.over = over_and_ask
     call(app)
     observer.wait(2)
-    assert observer.flushes == 2
+    assert observer.times == 2
 
 
-def test_who_is_told_by_a_guests_thread_when_others_have_been_flushed_has_time_too():
-    """Sixty-four requests are told without the thread that flushes, which may be through by then."""
-    late = Flushed()
-    boundary._told((late,))
-    with late.condition:
-        assert late.condition.wait_for(lambda: late.flushes, 10)
-
-
-def test_who_has_no_requests_is_left_alone():
-    busy, idle = Flushed(), Flushed()
-    observed(saying(), idle)
-    call(observed(saying(), busy))
-    flush()
-    assert (busy.flushes, idle.flushes) == (1, 0)
+def test_an_observer_without_requests_is_left_alone():
+    busy, idle = Told(), Told()
+    quiet = observed(saying(), idle)
+    app = observed(saying(), busy)
+    call(app)
+    app.flush()
+    quiet.flush()
+    assert (busy.times, idle.times) == (1, 0)
 
 
 def test_what_a_parent_had_is_not_told_again_by_its_child():
-    """And its own first request is told, though the parent's had woken whoever tells."""
-    observer = Flushed()
+    """The child's own first request is told, and its ids are not those of the parent."""
+    observer = Told()
     app = observed(saying(), observer)
-    call(app)
+    ids = {call(app).value("X-Openstack-Request-Id")}
+    reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        call(app)
-        flush()
-        os._exit((observer.told, observer.flushes) != (1, 1))
+        os.write(writer, "".join(call(app).value("X-Openstack-Request-Id") for _ in range(20)).encode())
+        app.flush()
+        os._exit((observer.requests, observer.forgotten) != (20, 1))
+    ids |= {call(app).value("X-Openstack-Request-Id") for _ in range(20)}
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    flush()
-    assert (observer.told, observer.flushes) == (1, 1)
+    childs = os.read(reader, 65536).decode()
+    os.close(reader)
+    os.close(writer)
+    assert not any(one in childs for one in ids)
+    app.flush()
+    assert (observer.requests, observer.forgotten) == (21, 0)
+
+
+_STUCK = """
+import os, sys, threading
+reader, writer = os.pipe()
+os.dup2(writer, 2)  # a pipe that nobody reads
+from pathlib import Path
+from mdmw.filters import access_log, introspect, metrics
+from mdmw.observe.metrics import collect
+from mdmw.observe.processes import ask
+directory = Path(sys.argv[1])
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [b"x"]
+app = introspect.filter_factory({}, introspect_dir=str(directory / "processes"))(app)
+app = metrics.filter_factory({}, metrics_dir=str(directory / "metrics"))(app)
+app = access_log.filter_factory({})(app)
+for _ in range(3000):
+    app({"REQUEST_METHOD": "GET", "RAW_URI": "/"}, lambda *_: None)
+def served():
+    samples = [s for family in collect(directory / "metrics") for s in family.samples]
+    return sum(s.value for s in samples if s.name == "mdmw_requests_total")
+pause = threading.Event()
+while not (directory / "metrics" / "lock").exists() or served() < 3000:
+    pause.wait(0.05)
+(reply,) = ask(directory / "processes", "counters")
+print(sum(scope["count"] for scope in reply.answer["scopes"]))
+"""
+
+
+def test_a_log_that_nobody_reads_stops_nothing_else(tmp_path):
+    """Metrics and introspection go on, and the process ends."""
+    with tempfile.TemporaryDirectory(prefix="mdmw-") as directory:
+        command = [sys.executable, "-c", _STUCK, directory]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=True)
+    assert done.stdout == "3000\n"

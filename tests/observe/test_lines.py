@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdmw.observe.access_log import JSON, MOST_OF_ID, MOST_OF_METHOD, MOST_OF_PATH, TEXT, Lines, path_of
+from mdmw.observe.access_log import JSON, MOST_OF_ID, MOST_OF_METHOD, MOST_OF_PATH, TEXT, line_of, path_of
 from mdmw.observe.journal import CACHE_OUTCOMES, NOTES, Journal, TraceContext
 from mdmw.records import Instance, Scope, Source
 
@@ -36,11 +36,9 @@ def journal(method="GET", target="/latest/", peer="10.0.0.5", **more):
 
 
 def line(form, journal):
-    lines = Lines(form)
-    lines.over(journal)
-    text, number, lost = lines.take()
-    assert (number, lost) == (1, 0)
-    return text.decode("ascii")
+    text = line_of(form, journal)
+    assert text.isascii()
+    return text
 
 
 def json_line(journal):
@@ -215,18 +213,6 @@ def test_what_is_not_known_is_not_there():
         *("time", "request_id", "method", "path", "status", "bytes", "ms", "stages"),
     }
     assert text_line(made).split(" ", 2)[2] == '- - - - "" 0 0 0.000\n'
-
-
-def test_lines_wait_in_order_until_they_are_taken_and_not_more_than_there_is_room_for():
-    lines = Lines(TEXT, most=3)
-    for number in range(5):
-        lines.over(journal(target=f"/{number}"))
-    text, number, lost = lines.take()
-    assert [of_text(f"{line}\n")["path"] for line in text.decode().splitlines()] == ["/0", "/1", "/2"]
-    assert (number, lost) == (3, 2)
-    assert lines.take() == (b"", 0, 0)
-    lines.over(journal(target="/after"))
-    assert b'"/after"' in lines.take()[0]
 
 
 def test_a_guest_cannot_pass_for_nothing_or_for_two_columns():

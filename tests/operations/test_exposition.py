@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mdmw.observe import series
 from mdmw.observe.journal import Journal
-from mdmw.observe.metrics import Meters
+from mdmw.observe.metrics import Metrics
 from mdmw.operations.exposition import app_factory, filter_factory
 
 GONE = 2**22 + 1  # more than a process id can be
@@ -84,12 +84,12 @@ def test_openmetrics_is_for_those_who_ask_for_it(options):
 
 
 def test_what_was_counted_is_there(options, tmp_path):
-    meters = Meters(tmp_path / "metrics", "combined")
+    meters = Metrics(tmp_path / "metrics", "combined")
     journal = Journal("GET", "/")
     journal.status = 404
     journal.error = "NotIdentified"
     journal.stages = {"resolve": 0.2}
-    meters.over(journal)
+    meters.over([journal])
     meters.flush()
     found = read(app_factory({}, **options))
     assert found["mdmw_requests_total", "combined", "4xx"] == 1

@@ -201,7 +201,7 @@ def test_the_check_asks_the_back_end(checking, cloud):
 
 
 def test_a_check_asks_once_for_all_who_want_to_know(checking, cloud):
-    check = Check(checking.check, remembered=60.0)
+    check = Check(checking.check, counts=60.0)
     for _ in range(5):
         check.begin()
         assert check.result(time.monotonic() + 10)["ok"]
@@ -210,7 +210,7 @@ def test_a_check_asks_once_for_all_who_want_to_know(checking, cloud):
 
 def test_a_check_that_takes_too_long_is_not_begun_again(checking, cloud):
     cloud.gate.clear()
-    check = Check(checking.check, remembered=60.0)
+    check = Check(checking.check, counts=60.0)
     for _ in range(3):
         check.begin()
         assert check.result(time.monotonic() + 0.05)["text"] == "no result in time"

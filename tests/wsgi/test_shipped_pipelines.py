@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from guest import call
+from observed import settle
 from peers import Peer, response, silent
 from shipped import BLUE, GREEN, LISTENER, OBSERVERS, assemble, edit, install, server
 
-from mdmw.observe.background import flush
 from mdmw.wsgi.pipelines import NAMES, load, names, stages
 
 PLACE = {"mdmw.listener": LISTENER}
@@ -40,10 +40,12 @@ class Cloud:
         self.ini = install(folder)
         self.peers = []
         self.terminals = []
+        self.apps = []
 
     def app(self, pipeline):
         whole, terminal = assemble(self.ini, pipeline)
         self.terminals.append(terminal)
+        self.apps.append(whole)
         return whole
 
     def serve(self, name, script):
@@ -68,6 +70,8 @@ class Cloud:
                     idle.pop().close()
         for peer in self.peers:
             peer.close()
+        for app in self.apps:
+            settle(app)  # observers write into the folder
 
 
 @pytest.fixture
@@ -76,7 +80,6 @@ def cloud():
         made = Cloud(Path(folder))
         yield made
         made.close()
-        flush()  # observers write into the folder
 
 
 @pytest.fixture(params=["standalone", "combined", "proxy"])

@@ -9,7 +9,6 @@ import threading
 
 import pytest
 
-from mdmw.observe import background
 from mdmw.observe.background import Batch
 
 PATIENCE = 10.0
@@ -50,9 +49,9 @@ def handler():
 
 
 def test_items_come_in_order_and_together(handler):
-    made = Batch(handler)
+    made = Batch(handler, "test")
     for number in range(1000):
-        made.add(number)
+        made.add([number])
     handler.wait(lambda h: len(h.items) == 1000)
     assert handler.items == list(range(1000))
     assert handler.calls < 100
@@ -60,29 +59,28 @@ def test_items_come_in_order_and_together(handler):
 
 def test_nothing_waits_for_more_than_a_moment(handler):
     """A second item comes out as the first did."""
-    made = Batch(handler)
+    made = Batch(handler, "test")
     for number in range(3):
-        made.add(number)
+        made.add([number])
         handler.wait(lambda h, n=number: h.items[-1:] == [n])
 
 
 def test_flush_handles_what_there_is_now(handler):
-    made = Batch(handler)
-    made.add(1)
+    made = Batch(handler, "test")
+    made.add([1])
     made.flush()
     assert handler.items == [1]
     made.flush()
     assert handler.calls == 1
 
 
-def test_a_stuck_handler_fills_no_memory(handler, monkeypatch, caplog):
-    monkeypatch.setattr(background, "_MOST", 10)
+def test_a_stuck_handler_fills_no_memory(handler, caplog):
     handler.hold.clear()
-    made = Batch(handler)
-    made.add("first")
+    made = Batch(handler, "test", most=10)
+    made.add(["first"])
     handler.wait(lambda h: h.calls == 1)
     for number in range(25):
-        made.add(number)
+        made.add([number])
     handler.hold.set()
     handler.wait(lambda h: len(h.items) == 11)
     made.flush()
@@ -91,28 +89,28 @@ def test_a_stuck_handler_fills_no_memory(handler, monkeypatch, caplog):
 
 
 def test_what_cannot_be_written_is_lost_and_said_seldom(handler, caplog):
-    made = Batch(handler)
+    made = Batch(handler, "test")
     handler.fail = OSError(errno.ENOSPC, "No space left on device")
     for number in range(3):
-        made.add(number)
+        made.add([number])
         made.flush()
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warnings == ["1 records of requests are lost: No space left on device (said once a minute)"]
     handler.fail = None
-    made.add("after")
+    made.add(["after"])
     made.flush()
     assert handler.items == ["after"]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_defect_of_the_handler_is_not_the_end(handler):
-    made = Batch(handler)
+    made = Batch(handler, "test")
     handler.fail = ZeroDivisionError()
-    made.add(1)
+    made.add([1])
     handler.wait(lambda h: h.calls == 1)
-    made._soon._thread.join(PATIENCE)
+    made._background._thread.join(PATIENCE)
     handler.fail = None
-    made.add(2)
+    made.add([2])
     handler.wait(lambda h: h.items == [2])
 
 
@@ -122,25 +120,25 @@ def test_when_there_are_no_more_threads_the_next_item_tries_again(handler, monke
     def start(thread):
         raise RuntimeError("can't start new thread")
 
-    made = Batch(handler)
+    made = Batch(handler, "test")
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", start)
-        made.add(1)
-    made.add(2)
+        made.add([1])
+    made.add([2])
     handler.wait(lambda h: h.items == [1, 2])
 
 
 def test_a_forked_child_has_its_own(handler):
     """Threads do not come along, and what waits is the parent's."""
-    made = Batch(handler)
+    made = Batch(handler, "test")
     handler.hold.clear()
-    made.add("the parent's")
+    made.add(["the parent's"])
     handler.wait(lambda h: h.calls == 1)  # its thread holds the lock now
-    made.add("the parent's second")
+    made.add(["the parent's second"])
     child = os.fork()
     if child == 0:
         handler.hold.set()
-        made.add("the child's")
+        made.add(["the child's"])
         handler.wait(lambda h: len(h.items) == 1)
         os._exit(handler.items != ["the child's"])
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -150,13 +148,14 @@ def test_a_forked_child_has_its_own(handler):
 
 
 _SCRIPT = """
-import os, sys
+import atexit, os, sys
 {patch}
 from mdmw.observe.background import Batch
-made = Batch(lambda items: print(*items, flush=True))
-made.add("parent")
+made = Batch(lambda items: print(*items, flush=True), "test")
+atexit.register(made.close)
+made.add(["parent"])
 if os.fork() == 0:
-    made.add("child")
+    made.add(["child"])
     sys.exit()
 os.wait()
 """

@@ -18,10 +18,11 @@ from prometheus_client.mmap_dict import MmapedDict
 from mdmw import errors
 from mdmw.locking import try_lock
 from mdmw.observe import journal, metrics, series
-from mdmw.observe.background import Observed, flush
 from mdmw.observe.journal import Journal
-from mdmw.observe.metrics import Meters, ProcessFiles, Totals, collect
-from mdmw.upstream.exchange import Slots
+from mdmw.observe.metrics import Metrics, ProcessFiles, Totals, collect
+from mdmw.observe.recording import Observed
+from mdmw.upstream.address import Address
+from mdmw.upstream.exchange import Limits, Slots, Upstream
 
 COUNTER = series.NOTED[journal.CONNECTED]
 LABELS = ("combined",)
@@ -105,7 +106,7 @@ def totals(batch):
     """Counts and histograms, by series and values of labels."""
     made = Totals("combined")
     for attributes in batch:
-        made.over(over(**attributes))
+        made.add([over(**attributes)])
     counts = dict(made.numbers())
     histograms = {name: (durations, seconds) for name, durations, seconds in made.histograms()}
     return counts, histograms
@@ -169,13 +170,11 @@ def test_the_stage_of_an_error_is_the_one_it_came_to():
 @given(st.lists(st.floats(0, 100) | st.sampled_from(series.BUCKETS), min_size=1))
 def test_buckets_hold_what_is_not_above_their_bound(tmp_path_factory, seconds):
     directory = tmp_path_factory.mktemp("metrics")
-    meters = Meters(directory, "combined")
-    meters._look = lambda files: None
-    for one in seconds:
-        meters.over(over(seconds=one))
+    meters = Metrics(directory, "combined")
+    meters.over([over(seconds=one) for one in seconds])
     meters.flush()
     found = values(directory)
-    meters.forget()
+    meters.close()
     name = series.REQUEST_SECONDS.name
     for bound in series.BUCKETS:
         assert found[f"{name}_bucket", str(bound), "combined"] == sum(one <= bound for one in seconds)
@@ -231,7 +230,7 @@ def test_what_makes_no_sense_is_removed(tmp_path, caplog):
     files.count(COUNTER, LABELS, 2)
     assert counted(tmp_path) == 2
     files.close()
-    assert sum("makes no sense and is removed" in line for line in caplog.messages) == 2
+    assert sum("is not a file of metrics and is removed" in line for line in caplog.messages) == 2
 
 
 def test_nothing_is_counted_twice_or_lost_while_processes_come_and_go(tmp_path):
@@ -260,17 +259,18 @@ def test_nothing_is_counted_twice_or_lost_while_processes_come_and_go(tmp_path):
 
 
 def test_a_forked_child_counts_for_itself(tmp_path):
-    meters = Meters(tmp_path, "combined")
+    meters = Metrics(tmp_path, "combined")
     app = Observed(saying(), meters)
-    meters.over(over(notes={journal.CONNECTED: 1}))
+    meters.over([over(notes={journal.CONNECTED: 1})])
     meters.flush()
     child = os.fork()
     if child == 0:
-        meters.over(over(notes={journal.CONNECTED: 5}))
+        meters.forget()
+        meters.over([over(notes={journal.CONNECTED: 5})])
         meters.flush()
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
-    meters.over(over(notes={journal.CONNECTED: 1}))
+    meters.over([over(notes={journal.CONNECTED: 1})])
     meters.flush()
     assert counted(tmp_path) == 7
     assert values(tmp_path)["mdmw_processes", "combined"] == 1
@@ -298,23 +298,28 @@ def test_a_directory_that_cannot_be_made_costs_no_request(tmp_path, caplog):
     """It is said, once; when it can be made, nothing is missing."""
     (tmp_path / "file").touch()
     directory = tmp_path / "file" / "metrics"
-    app = Observed(saying(), Meters(directory, "combined"))
+    meters = Metrics(directory, "combined")
+    app = Observed(saying(), meters)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert call(app).status == 200
-            flush()
-    assert caplog.messages == [f"{directory}: metrics cannot be shown: Not a directory (said once a minute)"]
+            app.flush()
+            meters.flush()
+    assert caplog.messages == [
+        f"{directory}: metrics cannot be written: Not a directory (said once a minute)"
+    ]
     (tmp_path / "file").unlink()
     (tmp_path / "file").mkdir()
     assert call(app).status == 200
-    flush()
+    app.flush()
+    meters.flush()
     assert values(directory)["mdmw_requests_total", "combined", "2xx"] == 4
 
 
 def test_what_has_never_happened_is_zero(tmp_path):
     """So that an alert sees the first time."""
-    meters = Meters(tmp_path, "combined")
-    meters.over(over(status=200))
+    meters = Metrics(tmp_path, "combined")
+    meters.over([over(status=200)])
     meters.flush()
     found = values(tmp_path)
     assert found["mdmw_requests_total", "combined", "2xx"] == 1
@@ -324,24 +329,26 @@ def test_what_has_never_happened_is_zero(tmp_path):
     assert found["mdmw_errors_total", "refused", "combined", "forward"] == 0
 
 
-# --- what is looked at ------------------------------------------------------------------
+# --- what is measured ------------------------------------------------------------------
 
 
-def test_slots_of_one_upstream_are_added_up_as_long_as_they_exist():
+def test_slots_of_one_upstream_are_added_up(tmp_path):
     first, second = Slots(3, 2, "test"), Slots(4, 2, "test")
     first.acquire(0)
     second.acquire(0)
     second.acquire(0)
-    label = ("test",)
-    numbers = series.read()
-    assert (numbers[series.SLOTS, label], numbers[series.SLOTS_IN_USE, label]) == (7, 3)
+    meters = Metrics(tmp_path, "combined", lambda: [*first.measurements(), *second.measurements()])
+    meters.flush()
+    found = values(tmp_path)
+    assert (found["mdmw_upstream_slots", "test"], found["mdmw_upstream_slots_in_use", "test"]) == (7, 3)
     second.release()
-    assert series.read()[series.SLOTS_IN_USE, label] == 2
-    del first, second
-    assert (series.SLOTS, label) not in series.read()
+    meters.flush()
+    assert values(tmp_path)["mdmw_upstream_slots_in_use", "test"] == 2
+    meters.close()
+    assert ("mdmw_upstream_slots", "test") not in values(tmp_path)
 
 
-def test_who_waits_for_a_slot_is_seen():
+def test_the_number_of_waiting_requests_is_measured():
     slots = Slots(1, 5, "waited-for")
     slots.acquire(0)
     began = threading.Event()
@@ -356,7 +363,7 @@ def test_who_waits_for_a_slot_is_seen():
     began.wait()
     while slots.waiting < 2:
         threads[0].join(0.001)
-    assert series.read()[series.WAITING, ("waited-for",)] == 2
+    assert (series.WAITING, ("waited-for",), 2) in slots.measurements()
     slots.release()
     slots.release()
     for thread in threads:
@@ -365,12 +372,26 @@ def test_who_waits_for_a_slot_is_seen():
     assert slots.in_use == 1
 
 
-def test_gauges_are_there_without_a_request(tmp_path):
-    meters = Meters(tmp_path, "combined")
+def test_gauges_are_written_without_a_request(tmp_path):
     slots = Slots(9, 1, "looked-at")
-    meters.over(over())
+    meters = Metrics(tmp_path, "combined", slots.measurements)
+    meters.over([over()])
     meters.flush()
     slots.acquire(0)
     pause = threading.Event()
     while values(tmp_path).get(("mdmw_upstream_slots_in_use", "looked-at")) != 1:
         assert not pause.wait(0.05)  # ended by the time limit of the test
+    meters.close()
+
+
+def test_connections_that_no_journal_tells_of_are_counted_too(tmp_path):
+    """A resolver asks Neutron also where no request waits for the answer."""
+    upstream = Upstream([Address("http", "127.0.0.1", 1)], Limits(), name="neutron")
+    for _ in range(2):
+        with pytest.raises(errors.Unavailable):
+            upstream.exchange("GET", "/", [])
+    meters = Metrics(tmp_path, "combined", upstream.measurements)
+    meters.over([over(notes={journal.FAILOVER: 3})])
+    meters.flush()
+    assert values(tmp_path)["mdmw_upstream_failovers_total", "combined"] == 5
+    meters.close()

@@ -8,12 +8,12 @@ from certificates import Authority
 from cryptography import x509
 from guest import Seen, call
 from observed import Kept
+from observed import observed as observing
 
+from mdmw.boundary.stage import checks_of, measurements_of
 from mdmw.errors import Unavailable
 from mdmw.filters import hmac_sign, nova_forward, source_identify
-from mdmw.observe import series
-from mdmw.observe.background import Observed
-from mdmw.observe.journal import FORGED, RESOLVER_CALL, RESOLVER_FAILURE
+from mdmw.observe.journal import FORGED, RESOLVER_CALL, RESOLVER_FAILURE, journal_of
 from mdmw.observe.series import CERTIFICATE, SECRET, SLOTS
 from mdmw.records import Scope, Source
 from mdmw.resolvers.back_end import BackEnd
@@ -23,7 +23,7 @@ NETWORK = "1f9c3a52-6d0e-4f6b-9c1e-7a4c0b2d8e31"
 
 def observed(app):
     kept = Kept()
-    return Observed(app, kept), kept
+    return observing(app, kept), kept
 
 
 # --- claims -----------------------------------------------------------------------------
@@ -72,7 +72,7 @@ def test_a_question_without_an_answer_is_a_failure_and_in_the_pause_there_is_non
 
     def ask(environ, start_response):
         with pytest.raises(Unavailable):
-            back_end.instance(Source("10.0.0.5", Scope("network", NETWORK)))
+            back_end.instance(Source("10.0.0.5", Scope("network", NETWORK)), journal_of(environ))
         return Seen()(environ, start_response)
 
     app, kept = observed(ask)
@@ -83,6 +83,10 @@ def test_a_question_without_an_answer_is_a_failure_and_in_the_pause_there_is_non
 
 
 # --- what is looked at ------------------------------------------------------------------
+
+
+def measured(app):
+    return {(series, labels): value for series, labels, value in measurements_of(app)}
 
 
 def end(path):
@@ -96,7 +100,7 @@ def test_the_ends_of_certificates(tmp_path):
     expired, _ = older.issue("gone", expired=True)
     both = tmp_path / "both.pem"
     both.write_text(Path(expired).read_text() + Path(authority.file).read_text())
-    nova_forward.app_factory(
+    forward = nova_forward.app_factory(
         {},
         nova_metadata_host="127.0.0.1:1",
         nova_metadata_protocol="https",
@@ -104,7 +108,7 @@ def test_the_ends_of_certificates(tmp_path):
         nova_client_cert=certificate,
         nova_client_priv_key=key,
     )
-    numbers = series.read()
+    numbers = measured(forward)
     assert numbers[CERTIFICATE, ("nova_ca",)] == end(authority.file) > end(expired)
     assert numbers[CERTIFICATE, ("nova_client",)] == end(certificate)
 
@@ -113,11 +117,24 @@ def test_when_a_secret_was_written(tmp_path):
     path = tmp_path / "secret"
     path.write_text("secret\n")
     os.utime(path, (1_000_000, 1_234_567))
-    hmac_sign.filter_factory({}, metadata_proxy_shared_secret_file=str(path))
-    assert series.read()[SECRET, ("metadata_proxy_shared_secret",)] == 1_234_567
+    sign = hmac_sign.filter_factory({}, metadata_proxy_shared_secret_file=str(path))(Seen())
+    assert measured(sign)[SECRET, ("metadata_proxy_shared_secret",)] == 1_234_567
 
 
 def test_an_upstream_has_its_name():
-    forward = nova_forward.app_factory({}, nova_metadata_host="127.0.0.1:1", nova_max_connections="1000003")
-    assert 1_000_003 <= series.read()[SLOTS, ("nova",)] < 2_000_000
-    del forward
+    forward = nova_forward.app_factory({}, nova_metadata_host="127.0.0.1:1", nova_max_connections="7")
+    assert measured(forward)[SLOTS, ("nova",)] == 7
+
+
+def test_stages_are_found_behind_filters_of_others():
+    """Whatever name a filter has for the application behind it; both ways of a fork are found."""
+
+    class Other:
+        def __init__(self, app):
+            self.application = app
+
+    first = nova_forward.filter_factory({}, nova_metadata_host="127.0.0.1:1", nova_max_connections="3")
+    last = nova_forward.app_factory({}, nova_metadata_host="127.0.0.1:1", nova_max_connections="4")
+    slots = [value for kind, _, value in measurements_of(Other(first(Other(last)))) if kind is SLOTS]
+    assert slots == [3, 4]
+    assert list(checks_of(Other(first(Other(last))))) == ["upstream", "upstream.2"]
