@@ -17,13 +17,8 @@ from webob import Response
 
 from mdmw import wire
 from mdmw.admin import openapi
-<<<<<<< HEAD
-from mdmw.admin.call import Call, new_request_id, read_call, refusal, reply
+from mdmw.admin.call import Call, read_call, refusal, reply
 from mdmw.admin.inventory import InventoryHandlers
-=======
-from mdmw.admin.call import Call, read, refusal, reply
-from mdmw.admin.inventory import Inventory
->>>>>>> 51b8ec3 (observe: the journal lives in the environ, and a pipeline asks its own stages)
 from mdmw.admin.operations import OPERATIONS, Operation
 from mdmw.admin.policy import OPERATOR, Operator, Policy
 from mdmw.admin.serving import ActionHandlers, ServingProcesses, TrafficHandlers

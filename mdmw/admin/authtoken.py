@@ -50,44 +50,24 @@ class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]  # keystonemiddl
         super().__init__(app, {"oslo_config_config": conf})
 
     def process_request(self, request: Request) -> Response | None:
-<<<<<<< HEAD
         """Check the token. Returns None, or the response that ends the request."""
-        request_id = new_request_id()
-        try:
-            super().process_request(request)
-        except HTTPUnauthorized:
-            response = refusal(Unauthorized("a valid token of Keystone is needed"), request_id, _WHO)
-            response.headers["WWW-Authenticate"] = f'Keystone uri="{self.www_authenticate_uri}"'
-            return response
-        except HTTPServiceUnavailable:
-            return refusal(
-                Unavailable("Keystone does not answer the question about the token"), request_id, _WHO
-            )
-        except exceptions.ClientException as error:
-            problem = f"Keystone does not answer the question about the token ({type(error).__name__})"
-            return refusal(Unavailable(problem), request_id, _WHO)
-        except _MALFORMED as error:
-            problem = f"the answer of Keystone is malformed ({type(error).__name__})"
-            return refusal(Unavailable(problem), request_id, _WHO)
-        request.environ[OPERATOR] = _operator(request.environ["keystone.token_auth"].user)
-=======
-        """As in the base class: a response ends the request."""
         try:
             super().process_request(request)
         except HTTPUnauthorized:
             response = refusal(Unauthorized("a valid token of Keystone is needed"), request.environ, _WHO)
-            response.headers.extend(self._reject_auth_headers)
+            response.headers["WWW-Authenticate"] = f'Keystone uri="{self.www_authenticate_uri}"'
             return response
         except HTTPServiceUnavailable:
-            return refusal(Unavailable("Keystone cannot be asked about the token"), request.environ, _WHO)
+            return refusal(
+                Unavailable("Keystone does not answer the question about the token"), request.environ, _WHO
+            )
         except exceptions.ClientException as error:
-            problem = f"Keystone cannot be asked about the token ({type(error).__name__})"
+            problem = f"Keystone does not answer the question about the token ({type(error).__name__})"
             return refusal(Unavailable(problem), request.environ, _WHO)
         except _MALFORMED as error:
-            problem = f"Keystone answers something of the wrong form ({type(error).__name__})"
+            problem = f"the answer of Keystone is malformed ({type(error).__name__})"
             return refusal(Unavailable(problem), request.environ, _WHO)
-        request.environ[OPERATOR] = _operator(request.token_auth.user)
->>>>>>> 51b8ec3 (observe: the journal lives in the environ, and a pipeline asks its own stages)
+        request.environ[OPERATOR] = _operator(request.environ["keystone.token_auth"].user)
         return None
 
 

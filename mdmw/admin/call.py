@@ -56,54 +56,7 @@ _STATUSES: tuple[tuple[type[Exception], HTTPStatus], ...] = (
     (errors.BackendError, HTTPStatus.BAD_GATEWAY),
     (errors.Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
 )
-<<<<<<< HEAD
 _DEFECT = "mdmw has a defect; the log of the admin API has a traceback under this request id"
-=======
-_DEFECT = "mdmw has a defect; its log says more under this request id"
-
-
-def reply(document: Any, status: int = 200) -> Response:
-    """A good answer."""
-    response = Response(json.dumps(document), status=status, content_type=JSON, charset="UTF-8")
-    response.headers["Cache-Control"] = "no-store"  # there may be passwords in it
-    return response
-
-
-def refusal(error: Exception, environ: Environ, who: object) -> Response:
-    """The answer to an error, after logging it; an exception nobody meant to raise becomes a 500."""
-    request_id = note_error(environ, error)
-    who = wire.one_line(str(who))
-    status = next((status for kind, status in _STATUSES if isinstance(error, kind)), None)
-    if status is None:
-        LOG.error("%s %s: unexpected", request_id, who, exc_info=error)
-        return _page(HTTPStatus.INTERNAL_SERVER_ERROR, _DEFECT, request_id)
-    message = wire.one_line(str(error))
-    level = logging.WARNING if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO
-    LOG.log(level, "%s %s: %d: %s", request_id, who, status, message)
-    response = _page(status, message, request_id)
-    if isinstance(error, errors.Unavailable):
-        response.headers["Retry-After"] = str(error.retry_after)
-    if isinstance(error, errors.MethodNotAllowed):
-        response.headers["Allow"] = ", ".join(error.allow)
-    return response
-
-
-def _page(status: HTTPStatus, message: str, request_id: str) -> Response:
-    said = {"code": status.value, "title": status.phrase, "message": message, "request_id": request_id}
-    response = reply({"error": said}, status.value)
-    response.status = f"{status.value} {status.phrase}"  # webob knows other names than Python
-    response.headers[wire.REQUEST_ID] = request_id
-    return response
-
-
-Entry = TypeVar("Entry")
-
-
-#: Bytes; as much as the user data, files and vendor data of one instance may reasonably have.
-MAX_BODY = 1024 * 1024
-
-_MOST_DIGITS = 18
->>>>>>> 51b8ec3 (observe: the journal lives in the environ, and a pipeline asks its own stages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,12 +189,6 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 # --- answers ----------------------------------------------------------------------------
 
 
-def new_request_id() -> str:
-    """The request id of the journal; a new id without a journal."""
-    kept = journal.current()
-    return kept.request_id if kept else journal.new_request_id()
-
-
 def reply(document: Any, status: int = 200) -> Response:
     """An answer with a document."""
     response = Response(json.dumps(document), status=status, content_type=JSON, charset="UTF-8")
@@ -249,9 +196,9 @@ def reply(document: Any, status: int = 200) -> Response:
     return response
 
 
-def refusal(error: Exception, request_id: str, who: object) -> Response:
+def refusal(error: Exception, environ: Environ, who: object) -> Response:
     """Log an error, and make the answer; an unexpected exception becomes a 500."""
-    journal.note_error(error)
+    request_id = note_error(environ, error)
     who = wire.one_line(str(who))
     status = next((status for kind, status in _STATUSES if isinstance(error, kind)), None)
     if status is None:
