@@ -7,7 +7,7 @@ import pytest
 from guest import call, environ, send
 
 from mdmw.errors import NotIdentified, Unavailable
-from mdmw.filters.instance_resolve import InstanceResolve
+from mdmw.filters.instance_resolve import resolving
 from mdmw.records import INSTANCE, PROOFS, SOURCE, Instance, Scope, Source
 from mdmw.resolvers.caching import Caching, Limits
 from mdmw.resolvers.contract import Port, Snapshot
@@ -92,7 +92,7 @@ class Setting:
     def __init__(self, mac=None):
         self.clock, self.neutron, self.nova = Clock(), Neutron(), Nova("old")
         self.source = {SOURCE: Source(ADDRESS, NETWORK, mac)}
-        self.app = InstanceResolve(self.nova, Caching(self.neutron, Limits(idle=2.0), clock=self.clock))
+        self.app = resolving(self.nova, Caching(self.neutron, Limits(idle=2.0), clock=self.clock))
         assert self.ask().body == b"of old"
         self.clock.now += 0.1
 
@@ -235,7 +235,7 @@ def test_r12_a_true_404_for_a_post_stands(setting):
 def test_r13_other_statuses_are_passed_on(setting):
     """R-13: only a 404 makes it ask again."""
     for status in ("403 Forbidden", "400 Bad Request", "409 Conflict", "500 Internal Server Error"):
-        setting.app = InstanceResolve(responds(status), setting.app._cache)
+        setting.app = resolving(responds(status), setting.app._cache)
         assert setting.ask().line == status
     assert setting.neutron.asked == 1
 
@@ -260,7 +260,7 @@ def test_r13_old_answers_are_for_reading(setting):
 def test_no_guest_gets_anothers_answer_however_many_ask():
     """R-11: twenty threads ask all the time while the address changes hands; Nova knows the newest only."""
     neutron, nova, wrong = Neutron(), Nova(), []
-    app = InstanceResolve(nova, Caching(neutron, Limits(idle=2.0)))
+    app = resolving(nova, Caching(neutron, Limits(idle=2.0)))
     stop = threading.Event()
     begun = done = 0  # the newest holder of the address: from when it begins to be, and when it is
 
@@ -317,7 +317,7 @@ def second_look(first, then=None):
     then = then or responds("200 OK")
     setting = Setting()
     setting.reuse()
-    setting.app = InstanceResolve(Script(first, then), setting.app._cache)
+    setting.app = resolving(Script(first, then), setting.app._cache)
     return setting
 
 
@@ -385,7 +385,7 @@ def test_an_application_that_writes():
     assert written(second_look(writes("404 Not Found"))) == ["200 OK", b"x"]
     assert written(second_look(writes("200 OK"))) == ["200 OK", b"written ", b"late ", b"x"]
     stays = Setting()
-    stays.app = InstanceResolve(writes("404 Not Found"), stays.app._cache)
+    stays.app = resolving(writes("404 Not Found"), stays.app._cache)
     assert written(stays) == ["404 Not Found", b"written ", b"late ", b"x"]
 
 
@@ -427,7 +427,7 @@ def test_nothing_is_held_back_when_nothing_was_remembered():
     """A large answer is not read, and a 404 goes straight through."""
     neutron, sent = Neutron(), []
     body = io.BytesIO(b"x")
-    app = InstanceResolve(
+    app = resolving(
         lambda made, start_response: start_response("404 Not Found", []) and body,
         Caching(neutron, Limits(idle=2.0)),
     )
@@ -439,7 +439,7 @@ def test_nothing_is_held_back_when_nothing_was_remembered():
 def test_who_is_nobody_is_remembered_too():
     neutron = Neutron()
     neutron.holder(None, None)
-    app = InstanceResolve(Nova(), Caching(neutron, Limits(idle=2.0)))
+    app = resolving(Nova(), Caching(neutron, Limits(idle=2.0)))
     for _ in range(3):
         assert call(app, **HERE).status == 404
     assert neutron.asked == 1
