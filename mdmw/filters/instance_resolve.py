@@ -115,14 +115,22 @@ def steps_behind(global_conf: Mapping[str, str], local_conf: Mapping[str, str]) 
     return ("second-look",) if caching.remembers(kind, settings) else ()
 
 
-def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callable[[App], InstanceResolve]:
+class Resolving:
+    """Makes the step that finds the instance, and behind it the second look where answers are remembered."""
+
+    requires = InstanceResolve.requires
+    provides = InstanceResolve.provides
+
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+
+    def __call__(self, app: App) -> InstanceResolve:
+        resolver = self._resolver
+        if isinstance(resolver, Caching):
+            app = SecondLook(app, resolver)
+        return InstanceResolve(app, resolver)
+
+
+def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Resolving:
     """Paste entry point; raises `ConfigError`."""
-    resolver = make_resolver(global_conf, local_conf)
-    return lambda app: resolving(app, resolver)
-
-
-def resolving(app: App, resolver: Resolver) -> InstanceResolve:
-    """The step that finds the instance, and behind it the second look where answers are remembered."""
-    if isinstance(resolver, Caching):
-        app = SecondLook(app, resolver)
-    return InstanceResolve(app, resolver)
+    return Resolving(make_resolver(global_conf, local_conf))

@@ -4,7 +4,7 @@ import pytest
 from guest import Seen, call
 
 from mdmw.errors import BadRequest, ConfigError, NotIdentified, Unavailable
-from mdmw.filters.instance_resolve import resolving, filter_factory
+from mdmw.filters.instance_resolve import Resolving, filter_factory
 from mdmw.records import INSTANCE, SOURCE, Instance, Scope, Source
 
 NETWORK = "1f9c3a52-6d0e-4f6b-9c1e-7a4c0b2d8e31"
@@ -25,7 +25,7 @@ class Resolver:
 
 def test_the_record_is_written():
     seen, resolver = Seen(), Resolver(FOUND)
-    assert call(resolving(seen, resolver), **SOURCED).status == 200
+    assert call(Resolving(resolver)(seen), **SOURCED).status == 200
     assert seen.last[INSTANCE] == FOUND
     assert resolver.asked == [SOURCED[SOURCE]]
 
@@ -43,7 +43,7 @@ def test_the_record_is_written():
 def test_what_a_resolver_raises(error, status):
     """1.6, 2.3: transient faults are never 404."""
     seen = Seen()
-    reply = call(resolving(seen, Resolver(error)), **SOURCED)
+    reply = call(Resolving(Resolver(error))(seen), **SOURCED)
     assert reply.status == status
     assert seen.environs == []
     assert NETWORK.encode() not in reply.body
@@ -52,12 +52,12 @@ def test_what_a_resolver_raises(error, status):
 def test_an_instance_that_is_proven_is_not_resolved_again():
     """hmac-verify knew it already."""
     seen, resolver = Seen(), Resolver(NotIdentified("x"))
-    assert call(resolving(seen, resolver), **{INSTANCE: FOUND}).status == 200
+    assert call(Resolving(resolver)(seen), **{INSTANCE: FOUND}).status == 200
     assert resolver.asked == []
 
 
 def test_without_a_source():
-    assert call(resolving(Seen(), Resolver(FOUND))).status == 500
+    assert call(Resolving(Resolver(FOUND))(Seen())).status == 500
 
 
 @pytest.mark.parametrize(

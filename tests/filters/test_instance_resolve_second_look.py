@@ -7,7 +7,7 @@ import pytest
 from guest import call, environ, send
 
 from mdmw.errors import NotIdentified, Unavailable
-from mdmw.filters.instance_resolve import resolving
+from mdmw.filters.instance_resolve import Resolving
 from mdmw.records import INSTANCE, PROOFS, SOURCE, Instance, Scope, Source
 from mdmw.resolvers.caching import Caching, Limits
 from mdmw.resolvers.contract import Port, Snapshot
@@ -92,7 +92,7 @@ class Setting:
     def __init__(self, mac=None):
         self.clock, self.neutron, self.nova = Clock(), Neutron(), Nova("old")
         self.source = {SOURCE: Source(ADDRESS, NETWORK, mac)}
-        self.app = resolving(self.nova, Caching(self.neutron, Limits(idle=2.0), clock=self.clock))
+        self.app = Resolving(Caching(self.neutron, Limits(idle=2.0), clock=self.clock))(self.nova)
         assert self.ask().body == b"of old"
         self.clock.now += 0.1
 
@@ -235,7 +235,7 @@ def test_r12_a_true_404_for_a_post_stands(setting):
 def test_r13_other_statuses_are_passed_on(setting):
     """R-13: only a 404 makes it ask again."""
     for status in ("403 Forbidden", "400 Bad Request", "409 Conflict", "500 Internal Server Error"):
-        setting.app = resolving(responds(status), setting.app._cache)
+        setting.app = Resolving(setting.app._cache)(responds(status))
         assert setting.ask().line == status
     assert setting.neutron.asked == 1
 
@@ -260,7 +260,7 @@ def test_r13_old_answers_are_for_reading(setting):
 def test_no_guest_gets_anothers_answer_however_many_ask():
     """R-11: twenty threads ask all the time while the address changes hands; Nova knows the newest only."""
     neutron, nova, wrong = Neutron(), Nova(), []
-    app = resolving(nova, Caching(neutron, Limits(idle=2.0)))
+    app = Resolving(Caching(neutron, Limits(idle=2.0)))(nova)
     stop = threading.Event()
     begun = done = 0  # the newest holder of the address: from when it begins to be, and when it is
 
@@ -317,7 +317,7 @@ def second_look(first, then=None):
     then = then or responds("200 OK")
     setting = Setting()
     setting.reuse()
-    setting.app = resolving(Script(first, then), setting.app._cache)
+    setting.app = Resolving(setting.app._cache)(Script(first, then))
     return setting
 
 
@@ -385,7 +385,7 @@ def test_an_application_that_writes():
     assert written(second_look(writes("404 Not Found"))) == ["200 OK", b"x"]
     assert written(second_look(writes("200 OK"))) == ["200 OK", b"written ", b"late ", b"x"]
     stays = Setting()
-    stays.app = resolving(writes("404 Not Found"), stays.app._cache)
+    stays.app = Resolving(stays.app._cache)(writes("404 Not Found"))
     assert written(stays) == ["404 Not Found", b"written ", b"late ", b"x"]
 
 
@@ -427,9 +427,8 @@ def test_nothing_is_held_back_when_nothing_was_remembered():
     """A large answer is not read, and a 404 goes straight through."""
     neutron, sent = Neutron(), []
     body = io.BytesIO(b"x")
-    app = resolving(
-        lambda made, start_response: start_response("404 Not Found", []) and body,
-        Caching(neutron, Limits(idle=2.0)),
+    app = Resolving(Caching(neutron, Limits(idle=2.0)))(
+        lambda made, start_response: start_response("404 Not Found", []) and body
     )
     result = app(environ(**HERE), lambda *line: sent.append(line) or sent.append)
     assert result is body
@@ -439,7 +438,7 @@ def test_nothing_is_held_back_when_nothing_was_remembered():
 def test_who_is_nobody_is_remembered_too():
     neutron = Neutron()
     neutron.holder(None, None)
-    app = resolving(Nova(), Caching(neutron, Limits(idle=2.0)))
+    app = Resolving(Caching(neutron, Limits(idle=2.0)))(Nova())
     for _ in range(3):
         assert call(app, **HERE).status == 404
     assert neutron.asked == 1
