@@ -8,6 +8,7 @@ Place: on the operators' listener, before `exposition`; never in a pipeline of g
 from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 
+from oslo_config import cfg
 from webob import Response
 
 from mdmw.boundary.stage import App, StartResponse
@@ -18,6 +19,8 @@ _FILES = {"/": "dashboard.html", "/dashboard.css": "dashboard.css", "/dashboard.
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 # Nothing from elsewhere; the colour of a line is in its style attribute.
 _POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
+
+OPTIONS: list[cfg.Opt] = []
 
 
 class Dashboard:

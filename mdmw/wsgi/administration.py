@@ -9,6 +9,9 @@ from mdmw.errors import ConfigError, Unavailable
 from mdmw.wsgi import catalogue, pipelines
 
 
+OPTIONS = app.OPTIONS
+
+
 def app_factory(global_conf: Mapping[str, str], **local_conf: str) -> app.Admin:
     """Paste entry point; raises `ConfigError`."""
     return app.make(global_conf, local_conf, partial(_pipelines, global_conf.get("__file__")))

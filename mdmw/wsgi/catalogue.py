@@ -22,13 +22,17 @@ _SECRET_NAME = re.compile("secret|password|token|key", re.IGNORECASE)
 
 
 def entry_point_options() -> dict[str, Sequence[cfg.Opt]]:
-    """Entry point name of mdmw -> its options; those of the resolvers join instance-resolve at load."""
+    """Entry point name of mdmw -> its options; those of the resolvers join instance-resolve at load.
+
+    An entry point whose options another library declares (authtoken: keystonemiddleware) is not here.
+    """
     found: dict[str, Sequence[cfg.Opt]] = {}
     for group in _GROUPS:
         for entry in entry_points(group=group):
             if entry.module.startswith(_OURS):
                 entry.load()
-                found[entry.name] = getattr(sys.modules[entry.module], "OPTIONS", ())
+                if (declared := getattr(sys.modules[entry.module], "OPTIONS", None)) is not None:
+                    found[entry.name] = declared
     return found
 
 
