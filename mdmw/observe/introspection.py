@@ -28,7 +28,6 @@ SUFFIX = ".sock"
 _MOST_AT_ONCE = 16  # questions that are being answered
 _PATIENCE = 10.0  # seconds without a byte
 _LONGEST_QUESTION = 64 * 1024
-_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 _ACCEPT_AGAIN = 0.1  # seconds after an error of accept, for example too many open files
 _RESULT_COUNTS = 2.0  # seconds; however often somebody asks, the back end is not asked more often
 _CHECKS_WITHIN = 5.0  # seconds

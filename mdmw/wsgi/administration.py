@@ -8,7 +8,6 @@ from mdmw.admin import app
 from mdmw.errors import ConfigError, Unavailable
 from mdmw.wsgi import catalogue, pipelines
 
-
 OPTIONS = app.OPTIONS
 
 
