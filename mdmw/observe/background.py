@@ -66,8 +66,7 @@ class Background:
 
     The thread (under gevent: a greenlet) is started when it is first needed in each process, so a server
     may fork as it likes. If no thread can be started, the next `ask` tries again. A defect of `work` ends
-    the thread, until the next `ask`. `work` must not hold its owner, so that the owner can go away and
-    `close` is called.
+    the thread, until the next `ask`.
     """
 
     _thread: threading.Thread | None
@@ -101,6 +100,8 @@ class Background:
             return
         self._is_closed = True
         thread = self._thread
+        if thread is threading.current_thread():
+            return  # the work itself is the last work
         if thread is not None and thread.is_alive():
             self._wanted.set()
             thread.join(patience)
@@ -138,7 +139,7 @@ class Background:
             self._is_due = False
             with self._working:
                 self._work()
-            if is_last:
+            if is_last or (self._is_closed and not self._is_due):
                 return
 
     def _begin(self) -> None:

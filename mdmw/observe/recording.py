@@ -4,6 +4,7 @@ The observers of one pipeline are told of some requests together: what they make
 memory, and so costs less when the processor has that memory in its caches already.
 """
 
+import atexit
 import logging
 import os
 import threading
@@ -23,6 +24,7 @@ LOG = logging.getLogger(__name__)
 
 _TOGETHER = 64  # requests of which observers are told at once; most of these are still in some cache
 _IDS_AT_ONCE = 256
+_LOOK_EVERY = 2.0  # seconds between two looks whether the pipeline is gone
 _STATUS_DIGITS = 3
 _ID_NAME = REQUEST_ID.lower()
 _ID_LENGTH = len(REQUEST_ID)
@@ -53,8 +55,11 @@ class FinishedRequests:
 
     def __init__(self) -> None:
         self.observers: tuple[Observer, ...] = ()
-        self._background = Background(self.tell, "mdmw-observers")
+        #: The pipeline is gone. Whatever thread finds that out may hold any lock, so it does nothing else.
+        self.is_abandoned = False
+        self._background = Background(self._work, "mdmw-observers", every=_LOOK_EVERY)
         self._begin()
+        atexit.register(self.close)
 
     def new_id(self) -> str:
         """A request id that no guest can guess and no other process has."""
@@ -90,11 +95,21 @@ class FinishedRequests:
 
     def close(self) -> None:
         """Tell the observers of what is left, and that this is the end."""
+        atexit.unregister(self.close)
         if self._pid == getpid():
             self._background.close()
             self.tell()
             for observer in self.observers:
                 observer.close()
+
+    def abandon(self) -> None:
+        """Have the thread of this process close what is here."""
+        self.is_abandoned = True
+
+    def _work(self) -> None:
+        self.tell()
+        if self.is_abandoned:
+            self.close()
 
     def _begin(self) -> None:
         self._pid = getpid()
@@ -122,8 +137,7 @@ class Observed:
         else:
             self.finished = FinishedRequests()
             self._next = app
-            # At the end of the process too: what is finished then shall not be lost.
-            weakref.finalize(self, self.finished.close)
+            weakref.finalize(self, self.finished.abandon).atexit = False
         self.finished.observers = (observer, *self.finished.observers)
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
