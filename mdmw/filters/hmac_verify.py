@@ -75,7 +75,7 @@ class HmacVerify(Filter):
         _take_over_address(environ)
 
     def _provided_source(self, environ: Environ, provider_id: str) -> Source:
-        address = (wire.forwarded_for(environ) or "").partition(",")[0].strip()
+        address = _first_address(wire.forwarded_for(environ))
         if not address:
             raise BadRequest(f"{wire.FORWARDED_FOR} is missing")
         self._check(provider_id, wire.read_header(environ, wire.PROVIDER_SIGNATURE) or "")
@@ -103,10 +103,15 @@ def _needed(environ: Environ, name: str) -> str:
 
 
 def _take_over_address(environ: Environ) -> None:
-    """The proven peer says where the guest is; what comes after reads it as the peer address."""
-    address = wire.read_header(environ, wire.FORWARDED_FOR)
+    """The proven peer says where the guest is; the stages behind read that as the address of the peer."""
+    address = _first_address(wire.read_header(environ, wire.FORWARDED_FOR))
     if address:
         environ["REMOTE_ADDR"] = normalise_address(address)
+
+
+def _first_address(forwarded_for: str | None) -> str:
+    """The first address of X-Forwarded-For, as Nova reads the header; "" without one."""
+    return (forwarded_for or "").partition(",")[0].strip()
 
 
 def _is_root(target: str) -> bool:

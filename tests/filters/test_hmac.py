@@ -226,6 +226,23 @@ PROVIDER = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("forwarded", "address"),
+    [
+        ("10.0.0.5, 192.0.2.7", "10.0.0.5"),
+        ("10.0.0.5,192.0.2.7,192.0.2.8", "10.0.0.5"),
+        ("2001:db8::5, 10.0.0.9", "2001:db8::5"),
+        (" 10.0.0.5 ", "10.0.0.5"),
+        ("::ffff:10.0.0.5, unknown", "10.0.0.5"),
+    ],
+)
+def test_the_address_of_a_signed_request_is_the_first(forwarded, address):
+    """3.2: Nova accepts a list; hops behind the agent may add to it."""
+    status, environ = verify([*GOOD, ("X-Forwarded-For", forwarded)])
+    assert status == 200
+    assert environ["REMOTE_ADDR"] == address
+
+
 @pytest.mark.parametrize("forwarded", ["10.0.0.5", "10.0.0.5, 192.0.2.1", " 10.0.0.5 ,x", "::ffff:10.0.0.5"])
 def test_a_provider_and_an_address(forwarded):
     """Only the first element of X-Forwarded-For counts."""
