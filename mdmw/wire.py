@@ -97,7 +97,7 @@ _HOP_BY_HOP_KEYS = frozenset(
     }
 )
 
-# Removed too, but instrumented programs send the former in good faith.
+# Also removed, but not counted as forged: tracing libraries send `traceparent` in good faith.
 _NO_CLAIMS = _LOGGED_KEYS | _HOP_BY_HOP_KEYS
 _STRIPPED = re.compile(
     "|".join(

@@ -104,7 +104,7 @@ def _needed(environ: Environ, name: str) -> str:
 
 def _take_over_address(environ: Environ) -> None:
     """The proven peer says where the guest is; the stages behind read that as the address of the peer."""
-    address = _first_address(wire.read_header(environ, wire.FORWARDED_FOR))
+    address = _first_address(wire.forwarded_for(environ))
     if address:
         environ["REMOTE_ADDR"] = normalise_address(address)
 
