@@ -52,10 +52,10 @@ class TakingOver(ControlError):
 class Handler(Protocol):
     """The keeper, which acts on the messages of callers."""
 
-    def obey(self, session: "Session", message: Message) -> None:
+    def obey(self, session: "ControlSession", message: Message) -> None:
         """Act on a message and answer it; raises `MdmwError` or OSError to refuse it."""
 
-    def session_ended(self, session: "Session") -> None:
+    def session_ended(self, session: "ControlSession") -> None:
         """The caller has closed its end."""
 
 
@@ -103,7 +103,7 @@ class Control:
             return
         try:
             if peer_credentials(sock).uid == 0:
-                Session(self._loop, sock, self._handler)
+                ControlSession(self._loop, sock, self._handler)
                 return
             LOG.warning("%s: a caller that is not root is refused", self._path)
         except OSError as error:
@@ -111,7 +111,7 @@ class Control:
         sock.close()
 
 
-class Session:
+class ControlSession:
     """One caller, which may ask several things. Answers wait here until the caller reads them.
 
     The constructor raises OSError.

@@ -1,22 +1,29 @@
-"""From one keeper to the next: a keeper gives all that it holds to a new one, over the control socket.
+"""What outlives a keeper: its sockets go to the next keeper, so that no guest notices.
 
-The old keeper goes on until the new one is ready, so that no guest notices.
+A keeper that runs gives all that it holds to a new one over the control socket, and goes on until the new one
+is ready. For the time in which no keeper runs, systemd holds the sockets (sd_notify(3)); the unit needs
+FileDescriptorStoreMax=.
 """
 
 import contextlib
 import logging
 import os
 import socket
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mdmw.node import namespaces
+from mdmw.node import channel, namespaces
 from mdmw.node.attachments import Attachment, Attachments
 from mdmw.node.channel import MOST_PLACES, Message, to_bind, to_scope
-from mdmw.node.control import ControlError, KeeperAbsent, KeeperClient, Session, called
+from mdmw.node.control import ControlError, ControlSession, KeeperAbsent, KeeperClient, called
 from mdmw.node.listening import Listener, Listeners, PlannedListeners
 
 LOG = logging.getLogger(__name__)
+
+_SYSTEMD_PATIENCE = 1.0  # seconds
+_FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
+_COLON = "_"  # stands for the colon, which a name in systemd's store must not have
 
 
 class Handover:
@@ -32,7 +39,7 @@ class Handover:
         self._listeners = listeners
         self._attachments = attachments
         self._planned = planned
-        self._successor: Session | None = None
+        self._successor: ControlSession | None = None
         self._predecessor: KeeperClient | None = None
         self._connection = contextlib.ExitStack()
 
@@ -92,7 +99,7 @@ class Handover:
 
     # --- the old keeper -----------------------------------------------------------------
 
-    def give(self, session: Session) -> None:
+    def give(self, session: ControlSession) -> None:
         """Send all that a new keeper needs. This keeper goes on until the new one is ready."""
         self._successor = session
         for listener in self._listeners:
@@ -108,12 +115,12 @@ class Handover:
                 session.answer("want", listeners=endpoints[start : start + MOST_PLACES], more=True)
         session.answer("done")
 
-    def check_successor(self, session: Session) -> None:
+    def check_successor(self, session: ControlSession) -> None:
         """Raise `ControlError` unless this caller has taken what this keeper holds."""
         if session is not self._successor:
             raise ControlError("nothing was handed over to this caller")
 
-    def session_ended(self, session: Session) -> None:
+    def session_ended(self, session: ControlSession) -> None:
         """A caller has closed its end: a new keeper that does so before it is ready has failed."""
         if session is self._successor:
             LOG.warning("the new keeper has ended before it could take over")
@@ -147,3 +154,100 @@ def _listener(
         sock.close()
         raise
     return Listener(namespace, inode, to_bind(bind), to_scope(scope), owner, sock, since)
+
+
+# --- systemd ----------------------------------------------------------------------------
+
+
+class Supervisor:
+    """Sends messages to systemd. Without NOTIFY_SOCKET in `environ` no message is sent."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        path = environ.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + path[1:] if path.startswith("@") else path
+
+    def ready(self) -> None:
+        """Say that the daemon serves."""
+        self._send("READY=1")
+
+    def main_process(self, pid: int) -> None:
+        """Say that the process `pid` is the daemon now."""
+        self._send(f"MAINPID={pid}")
+
+    def kept(self, environ: Mapping[str, str]) -> Iterator[Listener]:
+        """The listeners that systemd held for this process.
+
+        A socket that does not listen where its name says is closed, and systemd is told to close it too.
+        """
+        if environ.get("LISTEN_PID") != str(os.getpid()):
+            return
+        names = environ.get("LISTEN_FDNAMES", "").split(":")
+        for descriptor, name in enumerate(names[: int(environ.get("LISTEN_FDS", "0"))], _FIRST_DESCRIPTOR):
+            os.set_inheritable(descriptor, False)
+            sock = socket.socket(fileno=descriptor)
+            listener = _parsed(name, sock)
+            if listener and _listens_as_named(listener):
+                yield listener
+            else:
+                sock.close()
+                self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+    def keep(self, listener: Listener) -> None:
+        """Have systemd hold a socket while no keeper runs. Nothing is held for a namespace without a name."""
+        if listener.namespace:
+            self._send(f"FDSTORE=1\nFDPOLL=0\nFDNAME={_name(listener)}", [listener.sock.fileno()])
+
+    def release(self, listener: Listener) -> None:
+        """Have systemd close a socket that it holds."""
+        self._send(f"FDSTOREREMOVE=1\nFDNAME={_name(listener)}")
+
+    def _send(self, text: str, descriptors: Sequence[int] = ()) -> None:
+        """Send a message. After one timeout no more are sent, so that guests do not wait for systemd."""
+        if not self._address:
+            return
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(_SYSTEMD_PATIENCE)
+            sock.connect(self._address)
+            try:
+                socket.send_fds(sock, [text.encode()], list(descriptors))
+            except TimeoutError:
+                LOG.warning("systemd takes no messages; a restart of mdmw-node may lose connections")
+                self._address = ""
+
+
+def _listens_as_named(listener: Listener) -> bool:
+    """Whether the socket listens at its bind, in the namespace that has the name now."""
+    sock, bind = listener.sock, listener.bind
+    try:
+        return (
+            bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+            and sock.getsockname()[:2] == (bind.address, bind.port)
+            and namespaces.socket_inode(sock) == listener.inode
+            and not listener.why_stale()
+        )
+    except OSError:
+        return False
+
+
+def _name(listener: Listener) -> str:
+    """The name of a socket in the store, from which `_parsed` makes the listener again."""
+    bind = listener.bind
+    words = (
+        *(listener.namespace, bind.address, str(bind.port), bind.device or ""),
+        *(listener.scope.kind, listener.scope.id, listener.owner),
+    )
+    return ",".join(words).replace(":", _COLON)
+
+
+def _parsed(name: str, sock: socket.socket) -> Listener | None:
+    """The listener with this name in the store; None when the name is not one of ours."""
+    words = name.split(",")
+    if len(words) != 7:
+        return None
+    namespace, address, port, device, kind, scope_id, owner = words
+    address = address.replace(_COLON, ":")
+    bind: list[Any] = [address, int(port) if port.isdecimal() else 0, device or None]
+    inode = namespaces.named_inode(namespace) if channel.name(namespace) else None
+    if inode is None or not (channel.bind(bind) and channel.scope([kind, scope_id]) and channel.name(owner)):
+        return None
+    return Listener(namespace, inode, to_bind(bind), to_scope([kind, scope_id]), owner, sock)

@@ -21,13 +21,12 @@ from typing import Any
 from mdmw.identity import Identity
 from mdmw.node.attachments import Attachment, Attachments
 from mdmw.node.channel import Message, to_bind, to_scope
-from mdmw.node.control import Control, ControlError, Session
-from mdmw.node.handover import Handover, described
+from mdmw.node.control import Control, ControlError, ControlSession
+from mdmw.node.handover import Handover, Supervisor, described
 from mdmw.node.listening import Endpoint, Listener, Listeners, PlannedListeners
 from mdmw.node.loop import Loop
 from mdmw.node.plan_loop import PlanLoop, Planner
 from mdmw.node.status import PlanState, StatusFile
-from mdmw.node.supervisor import Supervisor
 from mdmw.node.workers import Generation, Start, end_orphans
 from mdmw.records import Scope
 
@@ -296,7 +295,7 @@ class Keeper:
 
     # --- what root asks over the control socket -----------------------------------------
 
-    def obey(self, session: Session, message: Message) -> None:
+    def obey(self, session: ControlSession, message: Message) -> None:
         """Do what a message asks, and answer it."""
         if self._handover.has_successor and message.kind in ("want", "attach", "detach", "take-over"):
             session.answer("again")
@@ -304,12 +303,12 @@ class Keeper:
         descriptors = {"descriptors": message.descriptors} if message.descriptors else {}
         _METHODS[message.kind](self, session, **message.fields, **descriptors)
 
-    def session_ended(self, session: Session) -> None:
+    def session_ended(self, session: ControlSession) -> None:
         """A caller has closed its end."""
         if not self._is_ending:
             self._handover.session_ended(session)
 
-    def _want(self, session: Session, listeners: list[Any], more: bool) -> None:
+    def _want(self, session: ControlSession, listeners: list[Any], more: bool) -> None:
         for namespace, bind, scope in listeners:
             self._coming[namespace, to_bind(bind)] = to_scope(scope)
         if not more:
@@ -319,7 +318,7 @@ class Keeper:
 
     def _attach(
         self,
-        session: Session,
+        session: ControlSession,
         name: str,
         pid: int,
         scope: list[Any],
@@ -333,17 +332,17 @@ class Keeper:
         LOG.info("%s: attached, %s", name, " and ".join(map(str, parsed)))
         session.answer("done")
 
-    def _detach(self, session: Session, name: str) -> None:
+    def _detach(self, session: ControlSession, name: str) -> None:
         if not self._attachments.detach(name):
             raise ControlError(f"nothing of the name {name} is attached")
         session.answer("done")
 
-    def _list(self, session: Session) -> None:
+    def _list(self, session: ControlSession) -> None:
         for generation in self._generations:
             generation.count()
         self._loop.after(_COUNT_WITHIN, lambda: self._answer_list(session))
 
-    def _answer_list(self, session: Session) -> None:
+    def _answer_list(self, session: ControlSession) -> None:
         workers = [worker for generation in self._generations for worker in generation.workers]
         for key, listener in self._listeners.by_key.items():
             counts = [worker.counts.get(key, (0, 0)) for worker in workers]
@@ -355,7 +354,7 @@ class Keeper:
             )
         session.answer("done")
 
-    def _answer_status(self, session: Session) -> None:
+    def _answer_status(self, session: ControlSession) -> None:
         session.answer(
             "status",
             pid=os.getpid(),
@@ -369,10 +368,10 @@ class Keeper:
             session.answer("problem", what=problem)
         session.answer("done")
 
-    def _give(self, session: Session) -> None:
+    def _give(self, session: ControlSession) -> None:
         self._handover.give(session)
 
-    def _end_after_handover(self, session: Session) -> None:
+    def _end_after_handover(self, session: ControlSession) -> None:
         self._handover.check_successor(session)
         LOG.info("a new keeper has taken over")
         self._is_ending = True

@@ -210,11 +210,11 @@ def test_seed_003_force_metadata_moves_the_route(host):
         assert [uuid(space) for space in spaces] == UUIDS
     forced = host.plan((host.directory / "inventory.yaml").read_text(), force_metadata=True)
     assert [str(action).split(": ")[1][:5] for action in host.converge(forced).actions] == [
-        "remem",
+        "recor",
         "add 1",
         "write",
         "tell ",
-        "remem",
+        "recor",
     ]
     with host.serving(forced):
         for space, client in zip(spaces, CLIENTS, strict=True):

@@ -14,7 +14,7 @@ import pytest
 from mdmw.node import attachments as attachments_module
 from mdmw.node.attachments import Attachment, Attachments
 from mdmw.node.channel import FROM_PLANNER, Channel, pair
-from mdmw.node.control import Control, Session
+from mdmw.node.control import Control, ControlSession
 from mdmw.node.listening import Listeners
 from mdmw.node.loop import Loop
 from mdmw.node.namespaces import Bind
@@ -323,7 +323,7 @@ def test_a_caller_that_the_loop_cannot_watch(tmp_path: Path, monkeypatch: pytest
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as caller:
         caller.connect(str(tmp_path / "node.sock"))
         before = open_descriptors()
-        monkeypatch.setattr(Session, "__init__", no_more)
+        monkeypatch.setattr(ControlSession, "__init__", no_more)
         control._accept()
         assert open_descriptors() == before
         assert caller.recv(1) == b""
