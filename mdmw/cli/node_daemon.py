@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     try:
         return Keeper(_settings(arguments)).run()
-    except MdmwError as error:
+    except (MdmwError, OSError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2
 

@@ -90,7 +90,8 @@ class Attachments:
                     all_restored = False
                     continue
                 LOG.warning("%s: not attached again: %s", path.stem, error)
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
         for listener in self._listeners:
             if listener.owner != PLAN and listener.owner not in self.by_name:
                 self._listeners.close(listener.owner)

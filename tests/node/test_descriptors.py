@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -176,6 +178,16 @@ def test_a_restored_attachment_that_the_loop_cannot_watch(tmp_path: Path, child:
     assert list(made._listeners) == []
 
 
+def test_a_damaged_file_that_cannot_be_removed(
+    tmp_path: Path, child: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line, and the keeper starts."""
+    record(tmp_path, child, scope="x")
+    monkeypatch.setattr(Path, "unlink", no_more)
+    assert attachments(tmp_path).restore()
+    assert "not attached again: the file is damaged" in caplog.text
+
+
 def test_an_attachment_of_the_old_keeper_that_the_loop_cannot_watch(tmp_path: Path, child: int) -> None:
     made = attachments(tmp_path, FullLoop())
     before = open_descriptors()
@@ -328,3 +340,15 @@ def test_a_caller_that_the_loop_cannot_watch(tmp_path: Path, monkeypatch: pytest
         assert open_descriptors() == before
         assert caller.recv(1) == b""
     control.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mdmw-node needs root")
+def test_a_run_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    """Status 2 and one line."""
+    (tmp_path / "file").touch()
+    command = [sys.executable, "-c", "import sys; from mdmw.cli.node_daemon import main; sys.exit(main())"]
+    words = ["--user", "nobody", "--run-dir", str(tmp_path / "file")]
+    done = subprocess.run([*command, *words], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("mdmw-node: [Errno 20] Not a directory: ")
+    assert done.stderr.count("\n") == 1
