@@ -22,7 +22,7 @@ from mdmw.node import actions, firewall
 from mdmw.node.actions import Action, Marker
 from mdmw.node.desired import NONLOCAL_BIND, Places
 from mdmw.node.inspect import command_line, process_id
-from mdmw.node.namespaces import RUN_NETNS, CommandError
+from mdmw.node.namespaces import RUN_NETNS, CommandError, run
 from mdmw.node.network_state import SYSCTLS, inside, is_namespace
 from mdmw.node.plan import Wire
 from mdmw.wire import one_line
@@ -92,10 +92,7 @@ def _make_namespace(namespace: str) -> None:
     """Make a namespace with `lo` up. A namespace that exists stays."""
     if not is_namespace(namespace):
         (RUN_NETNS / namespace).unlink(missing_ok=True)
-        try:
-            netns.create(namespace)
-        except (RuntimeError, TypeError) as error:  # pyroute2 does it in a child process, which failed
-            raise OSError(f"the namespace cannot be made: {error}") from None
+        run("ip", "netns", "add", namespace)  # pyroute2 forks this process and gives the child two seconds
     inside(namespace, lambda: _bring_up("lo"))
 
 
