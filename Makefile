@@ -8,10 +8,14 @@ PIP    := umask 022; $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Where not every user can read this checkout, for example below /root: a folder for a copy that every user can read.
 COPY   := $(shell tools/open-to-all checkout)
 
-ON_NODES := tests/node tests/cli tests/clients tests/doctor tests/operations
+# Processes that run tests. Most of the tests' time is waiting, so there are more of them than cores.
+WORKERS ?= $(shell expr 2 \* $$(nproc))
+
+# Tests start hundreds of processes; without bytecode files each one would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test .test-on-nodes .test-elsewhere test-node test-openstack bench bench-openstack docs lint format clean
+.PHONY: help run test .tests test-node test-openstack bench bench-openstack docs lint format clean
 
 help: ## what there is
 	@echo "mdmw: instance metadata as a WSGI pipeline"
@@ -33,8 +37,8 @@ test: $(VENV)/.test ## everything CI checks: style, types, layers, docs, tests
 	    memcached=memcached rabbitmq-server=rabbitmq-server
 	@tools/cloud-init build/cloud-init
 	@$(BIN)/coverage erase
-	@# Side by side, each shown when it is over: most of the tests' time is waiting.
-	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target .test-on-nodes .test-elsewhere lint docs
+	@# Side by side, each shown when it is over.
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target .tests lint docs
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --skip-covered --skip-empty | tail -n 40
 
@@ -42,11 +46,8 @@ test-node: $(VENV)/.test ## 100,000 requests of 500 guests with the same five ad
 	@tools/need ip=iproute2
 	MDMW_ISOLATION_REQUESTS=100000 $(BIN)/python -m pytest tests/node/test_isolation.py
 
-.test-on-nodes:
-	$(BIN)/coverage run --parallel-mode -m pytest $(ON_NODES)
-
-.test-elsewhere:
-	$(BIN)/coverage run --parallel-mode -m pytest tests $(ON_NODES:%=--ignore=%)
+.tests:
+	$(BIN)/coverage run --parallel-mode -m pytest --numprocesses=$(WORKERS)
 
 test-openstack: $(VENV)/.test ## the same guests before real Keystone, Neutron and Nova (root, Debian)
 	@tools/need ip=iproute2

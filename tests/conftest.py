@@ -1,7 +1,9 @@
-"""Fixtures that every folder may use."""
+"""Fixtures that every folder may use, and what is done once in each process that runs tests."""
 
+import os
 import tempfile
 
+import own_host
 import pytest
 from hypothesis import settings
 from peers import peers_in
@@ -10,11 +12,23 @@ from peers import peers_in
 settings.register_profile("mdmw", deadline=None)
 settings.load_profile("mdmw")
 
+# coverage measures the processes of pytest. It would slow down the servers that tests start.
+os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
 
-@pytest.fixture(autouse=True)
-def changed_files_are_waited_for(monkeypatch):
-    """On a busy machine it may take longer than the grace of a request to read a small file again."""
-    monkeypatch.setattr("mdmw.reloading._GRACE", 20.0)
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give this process a /run and a network of its own. A real OpenStack needs those of the machine."""
+    if "MDMW_OPENSTACK" not in os.environ:
+        own_host.take()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """With pytest -n: groups of tests in the order of their files, where the slow folders come first."""
+    from groups import Groups
+
+    config.option.loadscopereorder = False
+    return Groups(config, log)
 
 
 @pytest.fixture

@@ -325,11 +325,12 @@ def test_p_11_it_becomes_another_user(nova, tmp_path):
     """P-11: group list, gid and uid are gone in every process; the socket is the proxies'."""
     nobody = pwd.getpwnam("nobody")
     os.chmod(nova.address.path, 0o666)
-    os.chmod(Path(nova.address.path).parent, 0o755)
+    scratch = Path(nova.address.path).parent
+    os.chmod(scratch, 0o1777)  # as /tmp
     command = agent_files(tmp_path, nova, metadata_proxy_user="daemon", metadata_proxy_socket_mode="group")
     for folder in (tmp_path, *tmp_path.parents[:2]):  # so that nobody may look into the test's folder
         os.chmod(folder, 0o755)
-    with running([*command, "--user", "nobody"], LISTENING) as agent:
+    with running([*command, "--user", "nobody"], LISTENING, TMPDIR=str(scratch)) as agent:
         agent.wait_for("Booting worker", 2)
         assert ask(tmp_path / "metadata_proxy").status == 200
         for pid in (agent.process.pid, *children(agent.process.pid)):
@@ -341,15 +342,17 @@ def test_p_11_it_becomes_another_user(nova, tmp_path):
         owner = (tmp_path / "metadata_proxy").stat()
         assert owner.st_uid == pwd.getpwnam("daemon").pw_uid
         assert owner.st_gid == pwd.getpwnam("daemon").pw_gid
-        (directory,) = [path for path in group_directories() if path.owner() == "nobody"]
+        (directory,) = group_directories(scratch)
+        assert directory.owner() == "nobody"
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
         agent.signal(TERM)
         assert agent.status() == 0
         assert not directory.exists()
 
 
-def group_directories():
-    return [path for parent in (Path("/run"), Path("/tmp")) for path in parent.glob("mdmw-agent-*")]
+def group_directories(scratch):
+    """Directories that agents made in /run or, where they cannot, in TMPDIR."""
+    return [path for parent in (Path("/run"), scratch) for path in parent.glob("mdmw-agent-*")]
 
 
 def test_users_and_groups_by_name_or_number():
@@ -391,8 +394,9 @@ def test_sigterm_answers_what_is_under_way(peers, tmp_path):
             conversation.send(response("200 OK", b"late", "Content-Type: text/plain"))
 
     nova = peers.unix(slow)
-    with running(agent_files(tmp_path, nova), LISTENING) as agent:
-        before = set(group_directories())
+    scratch = Path(nova.address.path).parent
+    with running(agent_files(tmp_path, nova), LISTENING, TMPDIR=str(scratch)) as agent:
+        before = set(group_directories(scratch))
         late = []
         waiting = threading.Thread(target=lambda: late.append(ask(tmp_path / "metadata_proxy").body))
         waiting.start()
@@ -404,7 +408,7 @@ def test_sigterm_answers_what_is_under_way(peers, tmp_path):
         assert late == [b"late"]
         assert agent.status() == 0
     assert not (tmp_path / "metadata_proxy").exists()
-    assert len(before - set(group_directories())) == 1
+    assert len(before - set(group_directories(scratch))) == 1
 
 
 def test_it_ends_at_once_though_its_workers_are_just_starting(nova, tmp_path):

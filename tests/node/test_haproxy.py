@@ -155,6 +155,7 @@ def test_p10_what_neutron_wrote_is_understood(version: str, tmp_path: Path, caps
         ("bind 169.254.169.254:80", "bind fe80::a9fe:a9fe:80 interface ../x", "../x"),
         ("pidfile ", "# ", "no pidfile"),
     ],
+    ids=lambda value: value.replace(NETWORK, "NETWORK"),
 )
 def test_other_configurations_are_refused(old: str, new: str, named: str, tmp_path: Path, capsys) -> None:
     """One line, and status 1, which Neutron logs."""
