@@ -56,10 +56,6 @@ class Operator:
         return f"{self.name} ({self.user_id})" if self.user_id else self.name
 
 
-# oslo.policy logs mistakes of a file with tracebacks; the errors that are raised here name the file.
-logging.getLogger("oslo_policy").setLevel(logging.CRITICAL)
-
-
 def list_rules() -> Sequence[policy.RuleDefault]:
     """The rules, for the entry point group `oslo.policy.policies` and its sample generator."""
     return _RULES
@@ -69,6 +65,8 @@ class Policy:
     """The rules of the code, and of a file that is read again after a change."""
 
     def __init__(self, path: str | None) -> None:
+        # oslo.policy logs mistakes of a file with tracebacks; the errors that are raised here name the file.
+        logging.getLogger("oslo_policy").setLevel(logging.CRITICAL)
         self._file = ReloadingFile(path, _read) if path else None
         self._default = _enforcer({})
 
