@@ -11,7 +11,7 @@ from mdmw.records import Instance, Scope, Source, is_uuid
 from mdmw.resolvers import keystone
 from mdmw.resolvers.combined import AutoResolver
 from mdmw.resolvers.contract import NETWORK_OWNER_PREFIX, Port, Resolver, choose, find
-from mdmw.resolvers.keystone import Alone, Keystone, load_credentials
+from mdmw.resolvers.keystone import UnsharedToken, Keystone, load_credentials
 from mdmw.resolvers.neutron import NeutronResolver, RestQueries
 from mdmw.upstream import transport
 from mdmw.upstream.exchange import Limits
@@ -63,7 +63,7 @@ def neutron_access(stages: Sequence[Stage]) -> NeutronAccess | None:
         return None
     credentials = load_credentials(settings)
     auth_url = getattr(credentials.plugin, "auth_url", None)
-    client = Keystone(replace(credentials, timeout=None), LIMITS, Alone())
+    client = Keystone(replace(credentials, timeout=None), LIMITS, UnsharedToken())
     return NeutronAccess(client, RestQueries(client.get, _MOST_PORTS), auth_url)
 
 

@@ -20,7 +20,7 @@ from mdmw.observe.journal import journal_of
 from mdmw.observe.series import Measurement
 from mdmw.options import Settings, load, place_of, refuse
 from mdmw.records import INSTANCE, SOURCE, Environ
-from mdmw.resolvers import caching
+from mdmw.resolvers import cache_options
 from mdmw.resolvers.caching import Caching
 from mdmw.resolvers.contract import Resolver, find
 from mdmw.resolvers.questions import Questions
@@ -31,7 +31,7 @@ OPTIONS = [
         default="inventory",
         help="Entry point of the group mdmw.resolvers; its own options go into this section too.",
     ),
-    *caching.OPTIONS,
+    *cache_options.OPTIONS,
 ]
 _SAFE_METHODS = ("GET", "HEAD")
 
@@ -79,7 +79,7 @@ def make_resolver(global_conf: Mapping[str, str], local_conf: Mapping[str, str])
     """The resolver that a section names, with its options, behind a cache; raises `ConfigError`."""
     kind, settings = load_section(global_conf, local_conf)
     try:
-        return caching.cached(kind(settings), settings)
+        return cache_options.cached(kind(settings), settings)
     except ConfigError as error:
         if str(error).startswith(settings.place):
             raise
@@ -112,7 +112,7 @@ def section_options(
 def steps_behind(global_conf: Mapping[str, str], local_conf: Mapping[str, str]) -> Sequence[str]:
     """The steps that this filter puts behind itself: the second look, where answers are remembered."""
     kind, settings = load_section(global_conf, local_conf)
-    return ("second-look",) if caching.remembers(kind, settings) else ()
+    return ("second-look",) if cache_options.remembers(kind, settings) else ()
 
 
 class Resolving:

@@ -12,9 +12,9 @@ from mdmw.boundary.stage import App, StartResponse, answer
 from mdmw.errors import Unavailable
 from mdmw.observe.journal import journal_of
 from mdmw.records import INSTANCE, SOURCE, Environ, Instance
-from mdmw.resolvers.caching import Answer, Caching
+from mdmw.resolvers.caching import CacheEntry, Caching
 
-#: Environ key, between instance-resolve and here: the `Answer`, when it was remembered.
+#: Environ key, between instance-resolve and here: the `CacheEntry`, when it was remembered.
 REMEMBERED = "mdmw.remembered"
 
 # Seconds. An identity that is younger and confirmed is not tried again (R-12).
@@ -29,11 +29,11 @@ class SecondLook:
         self._cache = cache
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        remembered: Answer | None = environ.pop(REMEMBERED, None)
+        remembered: CacheEntry | None = environ.pop(REMEMBERED, None)
         if remembered is None:
             return self.app(environ, start_response)
         young = self._cache.clock() - remembered.as_of < _YOUNG
-        if young and remembered.sure:  # its MAC proves it; a boot has three or four such 404s
+        if young and remembered.confirmed:  # its MAC proves it; a boot has three or four such 404s
             return self.app(environ, start_response)
         before = environ.copy()
         response = _Response(self.app, environ, start_response)
@@ -52,9 +52,9 @@ class SecondLook:
         environ[INSTANCE] = instance
         return self.app(environ, start_response)
 
-    def _to_try(self, environ: Environ, remembered: Answer, young: bool) -> Instance | None:
+    def _to_try(self, environ: Environ, remembered: CacheEntry, young: bool) -> Instance | None:
         """The instance for which to ask once more; None when the 404 stands."""
-        now = self._cache.again(environ[SOURCE], journal_of(environ)).identified()
+        now = self._cache.refresh(environ[SOURCE], journal_of(environ)).identified()
         same = remembered.instance is not None and _identity(now) == _identity(remembered.instance)
         if same and (young or not _can_repeat(environ)):
             return None

@@ -1,4 +1,4 @@
-"""Several resolvers, asked in turn: the first answer wins."""
+"""Resolvers that are made of other resolvers: `chain` and `auto`."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,22 +19,22 @@ LOG = logging.getLogger(__name__)
 
 
 class ChainResolver:
-    """Absent in one, a source is looked for in the next; it is absent when all say so.
+    """Asks several resolvers in turn, until one knows the source.
 
-    A resolver that cannot be asked is passed over; if then nobody knows the source, that it may
-    be known there is what counts (`Unavailable`). Only the first one is prefetched from.
+    A resolver with a temporary fault is skipped. When no other resolver knows the source, the answer is
+    `Unavailable`, since the skipped one may know it. Snapshots come from the first resolver only.
     """
 
     contract_version: ClassVar[int] = 1
     options: ClassVar[Sequence[cfg.Opt]] = [
         cfg.ListOpt(
             "chain",
-            help="Resolvers to ask in turn, for example: neutron, inventory. Their options go into the "
-            "same section.",
+            help="Names of the resolvers that are asked in turn, for example: neutron, inventory. The "
+            "options of these resolvers go into the same section.",
         ),
     ]
 
-    #: Its snapshots hold what the first resolver knows.
+    #: The snapshots have the ports of the first resolver only.
     partial = True
 
     def __init__(self, settings: SimpleNamespace) -> None:
@@ -42,10 +42,12 @@ class ChainResolver:
 
     @classmethod
     def options_for(cls, given: Mapping[str, str]) -> Sequence[cfg.Opt]:
-        """The options of a section with these texts: those of the members join it; raises `ConfigError`."""
+        """The options of the chain and of its resolvers. `given` is the section; raises `ConfigError`."""
         names = cls.options[0].type(given.get("chain", ""))
         if not names or "chain" in names:
-            raise ConfigError("chain needs 'chain = ...' beside it: resolvers, and chain is none of them")
+            raise ConfigError(
+                "resolver = chain needs the option 'chain': the names of other resolvers than chain"
+            )
         kinds: list[type[Resolver]] = [cls, *map(find, names)]
         return list({opt.dest: opt for kind in reversed(kinds) for opt in kind.options}.values())
 
@@ -58,9 +60,9 @@ class ChainResolver:
             except NotIdentified:
                 continue
             except Unavailable as error:
-                LOG.warning("%s: passed over in the chain: %s", type(member).__name__, error)
+                LOG.warning("%s: skipped in the chain: %s", type(member).__name__, error)
                 failure = failure or error
-        raise failure or NotIdentified(f"{source}: no resolver of the chain knows it")
+        raise failure or NotIdentified(f"{source}: no resolver of the chain knows this source")
 
     def measurements(self) -> Iterator[Measurement]:
         """What the members measure."""
@@ -68,25 +70,25 @@ class ChainResolver:
             yield from getattr(member, "measurements", tuple)()
 
     def check(self) -> str:
-        """Whether each of them can be asked; raises `Unavailable`."""
+        """Says that each resolver can be asked; raises `Unavailable`."""
         checks = [check for member in self._members if (check := getattr(member, "check", None))]
         return "; ".join([check() for check in checks]) or "there is nothing to check"
 
     def snapshot(self, scope: Scope) -> Snapshot | None:
-        """The snapshot of the first resolver; None when it has none now, so that each source is asked for."""
+        """The snapshot of the first resolver; None without one, so that the cache asks for each source."""
         snapshot = getattr(self._members[0], "snapshot", None)
         if snapshot is None:
             return None
         try:
             found: Snapshot | None = snapshot(scope)
         except Unavailable as error:
-            LOG.warning("%s: no snapshot for the chain: %s", type(self._members[0]).__name__, error)
+            LOG.warning("%s: the chain has no snapshot: %s", type(self._members[0]).__name__, error)
             return None
         return found
 
 
 class AutoResolver:
-    """Takes REST when there are credentials, which asks for less than RPC, else RPC."""
+    """Uses Neutron's REST API when the files have credentials for it, or else RPC."""
 
     contract_version = 1
     options: ClassVar[list[cfg.Opt]] = list(
@@ -98,15 +100,15 @@ class AutoResolver:
         self.measurements = self._resolver.measurements
 
     def resolve(self, source: Source, *, fresh: bool = False) -> Instance:
-        """As the resolver that was taken."""
+        """See `Resolver`."""
         return self._resolver.resolve(source, fresh=fresh)
 
     def snapshot(self, scope: Scope) -> Snapshot | None:
-        """As the resolver that was taken."""
+        """See `Resolver`."""
         return self._resolver.snapshot(scope)
 
     def check(self) -> str:
-        """As the resolver that was taken."""
+        """See `Resolver`."""
         return self._resolver.check()
 
 

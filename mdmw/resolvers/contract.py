@@ -1,8 +1,8 @@
-"""What a resolver is: the public contract, version 1.
+"""The contract of resolvers, version 1, and the rules that all resolvers share.
 
-A resolver turns a `Source` into an `Instance`. It is a class named in the entry
-point group `mdmw.resolvers` and used by `resolver = NAME` of instance-resolve.
-`mdmw.testing.resolvers` has the tests that every resolver must pass.
+A resolver turns a `Source` into an `Instance`. It is a class with a name in the entry point group
+`mdmw.resolvers`; the option `resolver = NAME` of instance-resolve chooses it. `mdmw.testing.resolvers`
+has the tests that every resolver must pass.
 """
 
 import logging
@@ -20,20 +20,20 @@ from mdmw.records import Instance, Scope, Source, is_link_local_v6, mac_from_lin
 
 LOG = logging.getLogger(__name__)
 
-#: Owners of the ports by which a router reaches guests (spec 2.2).
+#: Owners of the ports through which a router reaches guests (spec 2.2).
 ROUTER_INTERFACE_OWNERS = (
     "network:router_interface",
     "network:router_interface_distributed",
     "network:ha_router_replicated_interface",
 )
 
-#: Owners of what belongs to the cloud itself start so, and are never a guest (R-4).
+#: Ports whose owner begins with this belong to the cloud itself, and never to an instance (R-4).
 NETWORK_OWNER_PREFIX = "network:"
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A port as far as identification needs it; `fixed_ips` are (address, subnet id)."""
+    """The fields of a Neutron port that identification needs. `fixed_ips` are pairs (address, subnet id)."""
 
     id: str
     network_id: str
@@ -53,9 +53,10 @@ class Reach:
 
 
 def wanted_mac(source: Source) -> str | None:
-    """The MAC to search a link-local source by; None for any other, which has a fixed IP (R-3).
+    """The MAC by which to search a link-local source; None for a source with a fixed address (R-3).
 
-    It comes from the address (R-7) or from whoever saw it on the wire (R-8).
+    The MAC comes from the address (R-7), or from a filter that saw the packet (R-8). Raises `NotIdentified`
+    without a MAC, and `Contradiction` when the two MACs differ.
     """
     if not is_link_local_v6(source.address):
         return None
@@ -71,8 +72,8 @@ def wanted_mac(source: Source) -> str | None:
 def choose(ports: Iterable[Port], source: Source, subnets: Collection[str] | None = None) -> Instance:
     """The one instance behind `source` among `ports` of its networks.
 
-    `subnets` are those that the router is attached to, when the scope is a router.
-    Raises `NotIdentified` rather than guess, and `Contradiction` as `wanted_mac` does.
+    `subnets` are the subnets that the router is attached to, when the scope is a router. Raises
+    `NotIdentified` for no instance and for several instances, and `Contradiction` as `wanted_mac` does.
     """
     mac = wanted_mac(source)
     if mac:
@@ -93,7 +94,7 @@ def _subnets_of(port: Port, address: str) -> set[str]:
 
 
 def _the_one(found: list[Port], source: Source) -> Instance:
-    """R-6: several ports of one instance are that instance, several instances are nobody."""
+    """R-6: several ports of one instance are one answer; several instances are no answer."""
     if not found:
         raise NotIdentified(f"{source}: no port of an instance")
     if len({(port.device_id, port.project_id) for port in found}) > 1:
@@ -104,7 +105,7 @@ def _the_one(found: list[Port], source: Source) -> Instance:
 
 
 class Snapshot:
-    """Ports, and for a router the subnets it is attached to; answers like the back end it came from."""
+    """All ports of a scope. A snapshot answers as its back end did; `subnets` are as in `choose`."""
 
     def __init__(self, ports: Sequence[Port], subnets: frozenset[str] | None = None) -> None:
         self.ports = tuple(ports)
@@ -128,55 +129,53 @@ class Snapshot:
         return self._macs[instance.port_id]
 
 
-#: Goes up when a resolver written for the old number would no longer work.
+#: Version of this contract. A higher version means that resolvers for the old version do not work.
 VERSION = 1
 
 NAMESPACE = "mdmw.resolvers"
 
 
 class Resolver(Protocol):
-    """A resolver. Made once at load, called from many threads at once.
+    """A resolver. It is made once, when the pipeline is loaded, and called from many threads.
 
-    It may have more: `cheap = True`, when remembering its answers is not worth while;
-    `options_for(given)`, a class method that gives the options when they depend on what is in
-    the section (texts by name); `snapshot`, as `Prefetching` says;
+    Optional members: `cheap = True` when a cache would not help; `options_for(given)`, a class method
+    that returns the options when they depend on the texts of the section; `snapshot`, see `Prefetching`;
     `check()`, which says in a few words that the back end can be asked, or raises `Unavailable`.
     """
 
     #: The `VERSION` this class was written for.
     contract_version: ClassVar[int]
 
-    #: Options it adds to the section of instance-resolve.
+    #: Options that the resolver adds to the section of instance-resolve.
     options: ClassVar[Sequence[cfg.Opt]]
 
     def __init__(self, settings: SimpleNamespace) -> None:
-        """Take one attribute per option, and `place` for messages; raise `ConfigError`.
+        """`settings` has one attribute for each option, and `place` for messages. Raises `ConfigError`.
 
-        Runs before a server forks: open connections on first use, not here.
+        The constructor may run before a server forks, so open connections on first use.
         """
 
     def resolve(self, source: Source, *, fresh: bool = False) -> Instance:
-        """The one instance behind `source` (spec 2.1); `fresh` skips every cache.
+        """The one instance behind `source` (spec 2.1); with `fresh` no cache is used.
 
-        Raises `NotIdentified` when there is none or more than one (R-6: never
-        guess), `Unavailable` when that could not be found out just now, and
-        `Contradiction` when the source contradicts itself (R-8).
+        Raises `NotIdentified` for no instance and for several instances (R-6), `Unavailable` for a
+        temporary fault, and `Contradiction` when address and MAC do not fit together (R-8).
         """
 
 
 class Prefetching(Resolver, Protocol):
-    """A resolver that can also fetch all that a scope reaches at once; optional.
+    """A resolver that can also fetch all ports of a scope in one question.
 
-    The cache then asks its back end once for a network, not once for each guest. With
-    `partial = True` it knows of more than is in its snapshots.
+    The cache then asks the back end once for a network, and not once for each guest. `partial = True`
+    says that `resolve` finds ports that are not in the snapshot.
     """
 
     def snapshot(self, scope: Scope) -> Snapshot | None:
-        """All ports of `scope`, or None when they are too many; raises as `resolve` does."""
+        """All ports that `scope` reaches, or None when they are too many; raises as `resolve` does."""
 
 
 def find(name: str) -> type[Resolver]:
-    """The resolver class called `name`; `ConfigError` says what there is instead."""
+    """The resolver class with this name in the entry points; raises `ConfigError`."""
     try:
         plugin: Any = DriverManager(NAMESPACE, name).driver
     except NoMatches as error:

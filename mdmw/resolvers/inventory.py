@@ -1,4 +1,4 @@
-"""The resolver that needs no OpenStack: it knows the instances from an inventory."""
+"""The resolver that finds instances in an inventory, without OpenStack."""
 
 from functools import lru_cache
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ _REMEMBERED = 16384  # sources
 
 
 class InventoryResolver:
-    """Looks a source up in tables that are made once for each version of the inventory."""
+    """Looks sources up in tables that are made once for each content of the inventory."""
 
     contract_version = 1
     cheap = True
@@ -27,7 +27,10 @@ class InventoryResolver:
         self._tables = source.from_inventory(settings, _Tables)
 
     def resolve(self, source: Source, *, fresh: bool = False) -> Instance:  # noqa: ARG002 - nothing is cached
-        """The one instance behind `source` (spec 2.1); nobody is sent away by what is no longer so."""
+        """The one instance behind `source` (spec 2.1); without one, in the newest content of the inventory.
+
+        Raises `NotIdentified`, `Contradiction`, and `Unavailable` while a changed inventory is being read.
+        """
         tables = self._tables.value()
         try:
             return tables.find(source)

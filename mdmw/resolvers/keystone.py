@@ -1,8 +1,7 @@
-"""The token that Neutron wants to see, and Neutron's address, which comes with it.
+"""Keystone: the credentials for Neutron, the token for Neutron, and Neutron's address.
 
-R-16: one token for all threads, and through a `TokenStore` for all processes of a group; made
-anew a minute before it expires, and once when Neutron answers 401. R-17: the address is that of
-the catalogue.
+R-16: all threads use one token, and through a `TokenStore` all processes of a group. The token is renewed
+a minute before it expires, and once when Neutron answers 401. R-17: the address comes from the catalogue.
 """
 
 import hashlib
@@ -36,29 +35,29 @@ from mdmw.upstream import transport
 from mdmw.upstream.exchange import Limits
 from mdmw.upstream.transport import Cert, Verify, context_of
 
-_OLD = "Name of 2013, for a configuration without a [neutron] group: "
+_OLD = "For a configuration of 2013, without a [neutron] group: "
 _INTERFACES = ["publicURL", "internalURL", "adminURL", "public", "internal", "admin"]
 
 OPTIONS = [
-    cfg.StrOpt("auth_url", help=_OLD + "Keystone's address; a final /v2.0 is ignored."),
-    cfg.StrOpt("auth_region", help=_OLD + "the region of Neutron's endpoint."),
-    cfg.StrOpt("admin_tenant_name", help=_OLD + "the project of the service user."),
-    cfg.StrOpt("admin_user", help=_OLD + "the service user."),
-    cfg.StrOpt("admin_password", secret=True, help=_OLD + "the password of the service user."),
-    cfg.BoolOpt("auth_insecure", default=False, help=_OLD + "do not verify certificates."),
-    cfg.StrOpt("auth_ca_cert", help=_OLD + "CA bundle that verifies the certificates."),
+    cfg.StrOpt("auth_url", help=_OLD + "address of Keystone. A final /v2.0 is ignored."),
+    cfg.StrOpt("auth_region", help=_OLD + "region of Neutron's endpoint."),
+    cfg.StrOpt("admin_tenant_name", help=_OLD + "project of the service user."),
+    cfg.StrOpt("admin_user", help=_OLD + "name of the service user."),
+    cfg.StrOpt("admin_password", secret=True, help=_OLD + "password of the service user."),
+    cfg.BoolOpt("auth_insecure", default=False, help=_OLD + "true: certificates are not verified."),
+    cfg.StrOpt("auth_ca_cert", help=_OLD + "file with the CA certificates that verify Keystone and Neutron."),
     cfg.StrOpt(
         "endpoint_type",
         default="adminURL",
         choices=_INTERFACES,
-        help=_OLD + "which of Neutron's endpoints in the catalogue.",
+        help=_OLD + "interface of Neutron's endpoint in the catalogue.",
     ),
-    cfg.StrOpt("endpoint_url", help=_OLD + "Neutron's address, instead of that in the catalogue."),
+    cfg.StrOpt("endpoint_url", help=_OLD + "address of Neutron, instead of the address in the catalogue."),
     cfg.StrOpt(
         "auth_strategy",
         default="keystone",
         choices=["keystone", "noauth"],
-        help=_OLD + "noauth needs no Keystone, only endpoint_url.",
+        help=_OLD + "how to authenticate. noauth needs endpoint_url, and no Keystone.",
     ),
 ]
 
@@ -77,18 +76,18 @@ class Credentials:
     plugin: BaseAuthPlugin
     verify: Verify = True
     cert: Cert = None
-    timeout: float | None = None  # seconds, of one read; None: the resolver's own
-    endpoint: str | None = None  # instead of that in the catalogue
+    timeout: float | None = None  # seconds for one read; None: the option of the resolver
+    endpoint: str | None = None  # instead of the address in the catalogue
     catalogue: Mapping[str, Any] = field(default_factory=dict)  # which endpoint, as `get_endpoint` takes it
 
 
 def has_credentials(settings: SimpleNamespace) -> bool:
-    """Whether somebody wrote credentials for Neutron's REST API; they may still be incomplete."""
+    """Whether the options have credentials for Neutron's REST API. The credentials may be incomplete."""
     return bool(_auth_type(_parsed(settings)) or _is_old(settings))
 
 
 def load_credentials(settings: SimpleNamespace) -> Credentials:
-    """The credentials of a section; `ConfigError` for none at all, and for those that cannot be used."""
+    """The credentials of a section; raises `ConfigError` when they are missing or cannot be used."""
     found = _of_group(settings) or _of_old_names(settings)
     if found is None:
         raise ConfigError(
@@ -115,7 +114,7 @@ def _parsed(settings: SimpleNamespace) -> cfg.ConfigOpts:
 
 
 def _auth_type(conf: cfg.ConfigOpts) -> str | None:
-    """The plugin's name; it may be in another group, that `auth_section` names."""
+    """The name of the plugin. It may be in another group, which `auth_section` names."""
     name: str | None = conf[conf[GROUP].auth_section or GROUP].auth_type
     return name
 
@@ -128,11 +127,11 @@ def _of_group(settings: SimpleNamespace) -> Credentials | None:
         plugin = loading.load_auth_from_conf_options(conf, GROUP)
     except exceptions.AuthPluginException as error:
         raise ConfigError(f"{place}: {error}") from None
-    except cfg.Error:  # its text may have a part of a password
+    except cfg.Error:  # the text of the error may contain a part of the password
         raise ConfigError(f"{place}: a value cannot be read; a dollar sign is written $$") from None
     if plugin is None:
         return None
-    for option in ("auth_url", "password"):  # keystoneauth1 misses them when it is too late
+    for option in ("auth_url", "password"):  # keystoneauth1 would miss them at the first request
         if option in conf[section] and not conf[section][option]:
             raise ConfigError(f"{place}: option {option!r} is required")
     group = conf[GROUP]
@@ -174,7 +173,9 @@ def _of_old_names(settings: SimpleNamespace) -> Credentials | None:
     if not _is_old(settings):
         return None
     place = settings.place
-    LOG.warning("%s: auth_url, admin_user and so on are old names; write a [neutron] group instead", place)
+    LOG.warning(
+        "%s: auth_url, admin_user and the like are old options; write a [neutron] group instead", place
+    )
     _check_url(place, "auth_url", settings.auth_url)
     _check_url(place, "endpoint_url", settings.endpoint_url)
     return Credentials(
@@ -193,7 +194,7 @@ def _password(settings: SimpleNamespace) -> Password:
     for option in _NEEDED:
         if not getattr(settings, option):
             raise refuse(settings, option, f"is needed; {', '.join(_NEEDED)} go together")
-    # What the API of 2013 did not know, domains, is the default domain in the API of today.
+    # The API of 2013 had no domains. The default domain stands for that in today's API.
     return Password(
         auth_url=settings.auth_url.rstrip("/").removesuffix("/v2.0"),
         username=settings.admin_user,
@@ -204,7 +205,7 @@ def _password(settings: SimpleNamespace) -> Password:
 
 
 def _check_url(place: str, option: str, url: str | None) -> None:
-    """A password in a URL would be in every log line that names the URL."""
+    """Raises `ConfigError` for a URL with a password, which would be in every log line with the URL."""
     if not url:
         return
     try:
@@ -219,35 +220,35 @@ def _check_url(place: str, option: str, url: str | None) -> None:
 
 
 class TokenStore(Protocol):
-    """Keeps the state of an authentication as text. A process uses it from one thread at a time."""
+    """Keeps a token for several processes, as text. One thread of a process uses the store at a time."""
 
     def exclusive(self, timeout: float) -> AbstractContextManager[None]:
-        """Inside, nobody else of the group authenticates; `Unavailable` after `timeout` seconds."""
+        """Inside, no other process of the group authenticates; `Unavailable` after `timeout` seconds."""
 
     def load(self) -> str | None:
-        """What the group saved last; only inside `exclusive`."""
+        """The text that the group saved last, or None. Call it inside `exclusive`."""
 
     def save(self, state: str) -> None:
-        """Keep `state` for the group; only inside `exclusive`."""
+        """Keep `state` for the group. Call it inside `exclusive`."""
 
 
-class Alone:
-    """The store of a process that shares its token with nobody."""
+class UnsharedToken:
+    """The `TokenStore` of a process that does not share its token."""
 
-    def exclusive(self, timeout: float) -> AbstractContextManager[None]:  # noqa: ARG002 - there is nobody
+    def exclusive(self, timeout: float) -> AbstractContextManager[None]:  # noqa: ARG002 - there is nothing to wait for
         return nullcontext()
 
     def load(self) -> str | None:
         return None
 
     def save(self, state: str) -> None:
-        """Nothing: who asks keeps it."""
+        """Nothing: the process has the token in memory."""
 
 
 class GroupFile:
-    """One file, 0600, that is the lock and the token at once.
+    """The `TokenStore` of a group of processes: a file with mode 0600, which is the lock and has the token.
 
-    When it cannot be opened or written, that is logged and the process goes on alone.
+    A file that cannot be opened or written is logged, and the process does not share its token.
     """
 
     def __init__(self, path: Path) -> None:
@@ -259,7 +260,7 @@ class GroupFile:
         try:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            LOG.warning("the token is not shared with other processes: %s", error)
+            LOG.warning("the token of Keystone is not shared with other processes: %s", error)
             yield
             return
         try:
@@ -282,32 +283,32 @@ class GroupFile:
             os.truncate(self._fd, 0)
             os.pwrite(self._fd, state.encode(), 0)
         except OSError as error:
-            LOG.warning("the token is not shared with other processes: %s", error)
+            LOG.warning("the token of Keystone is not shared with other processes: %s", error)
 
 
 def store_for(identity: str | None, place: str) -> TokenStore:
-    """The store for credentials of this identity (`get_cache_id` of a plugin; None: not shareable).
+    """The store for the token of these credentials. `identity` is the `get_cache_id()` of a plugin.
 
-    Raises `ConfigError` when the directory of the group is there but is not private.
+    Raises `ConfigError` when the directory of the group is not private.
     """
     directory = group_directory(place)
     if directory is None or identity is None:
-        return Alone()
+        return UnsharedToken()
     name = hashlib.sha256(identity.encode()).hexdigest()[:32]
     return GroupFile(directory / f"token-{name}")
 
 
-MARGIN = 60.0  # seconds before its end at which a token is not used any more (spec 2.7)
-LEAST_USE = 5.0  # seconds for which a new token is used whatever its end: clocks may differ
-REST = 1.0  # seconds between two authentications, if the first one failed or its token was refused
+MARGIN = 60.0  # seconds before its end from which a token is not used (spec 2.7)
+LEAST_USE = 5.0  # seconds for which a new token is always used, since clocks may differ
+REST = 1.0  # seconds before the next authentication, when one failed or Neutron refused its token
 
-#: What comes out of keystoneauth1, which takes the form of Keystone's answers for granted.
+#: Errors that keystoneauth1 raises when the answer of Keystone is malformed.
 _MALFORMED = (LookupError, TypeError, ValueError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a request to Neutron needs; `until` is on the clock of `time.time`."""
+    """The headers and the address for a request to Neutron. `until` is Unix time."""
 
     headers: Mapping[str, str] = field(repr=False)
     endpoint: str
@@ -315,16 +316,16 @@ class Access:
 
 
 class Keystone:
-    """Hands out the current `Access`, and carries requests. Thread-safe; connects on first use."""
+    """Sends requests to Neutron with a valid token. Thread-safe; connects on first use."""
 
     def __init__(self, credentials: Credentials, limits: Limits, store: TokenStore) -> None:
         self._credentials = credentials
         self._plugin = credentials.plugin
         if isinstance(self._plugin, BaseIdentityPlugin):
-            self._plugin.reauthenticate = False  # when to do that is decided here
+            self._plugin.reauthenticate = False  # this class decides when to authenticate
         self._store = store
-        # Without `auth`: after a 401 the session would ask the plugin for a token, and where the plugin
-        # itself asked, about versions, wait for that without an end.
+        # Without `auth`. After a 401 the session would ask the plugin for a token. When the plugin itself
+        # sent the request, to discover versions, the two would wait for each other for ever.
         requests_session = transport.session(limits)
         self.measurements = requests_session.measurements
         self._session = keystoneauth1.session.Session(
@@ -344,9 +345,9 @@ class Keystone:
             logger.setLevel(logging.ERROR)
 
     def get(self, path: str) -> requests.Response:
-        """GET of a path and query below Neutron's address; raises `Unavailable`.
+        """Send a GET of a path and query below Neutron's address; raises `Unavailable`.
 
-        A 401 leads to one more try with a new token.
+        After a 401 the request is sent once more, with a new token.
         """
         access = self.access()
         response = self._get(access, path)
@@ -355,7 +356,7 @@ class Keystone:
         return response
 
     def access(self, refused: Access | None = None) -> Access:
-        """The current one, or another than Neutron `refused`; raises `Unavailable`."""
+        """The current token and address, or new ones when Neutron `refused` these; raises `Unavailable`."""
         current = self._access
         if current and _is_good(current, refused):
             return current
@@ -372,7 +373,7 @@ class Keystone:
     # --- one thread at a time ------------------------------------------------------------
 
     def _next(self, refused: Access | None) -> Access:
-        """No more than one authentication per `REST`, lest a storm locks the account."""
+        """Authenticate, at most once in `REST` seconds: many failures in a row can lock the account."""
         now = time.monotonic()
         if now - self._failed_at < REST:
             raise Unavailable(self._failure)
@@ -387,9 +388,9 @@ class Keystone:
         except Unavailable as error:
             self._failure = f"Keystone: {error}"
         except exceptions.ClientException as error:
-            self._failure = f"Keystone {self._told(error)}"
+            self._failure = f"Keystone {self._description(error)}"
         except _MALFORMED as error:
-            self._failure = f"Keystone answers something of the wrong form ({type(error).__name__})"
+            self._failure = f"Keystone gives a malformed answer ({type(error).__name__})"
         self._failed_at = time.monotonic()
         raise Unavailable(self._failure)
 
@@ -403,7 +404,7 @@ class Keystone:
             return access
 
     def _stored(self, plugin: BaseIdentityPlugin) -> Access | None:
-        """What another process left; a broken file is as good as none."""
+        """The token of another process, or None. A broken file counts as none."""
         state = self._store.load()
         if not state:
             return None
@@ -414,7 +415,7 @@ class Keystone:
             return None
 
     def _of(self, plugin: BaseIdentityPlugin, least: float = 0.0) -> Access:
-        """Authenticates only if the plugin has no token at all."""
+        """The token of the plugin, which authenticates when it has none."""
         headers = plugin.get_headers(self._session) or {}
         expires = plugin.get_access(self._session).expires
         if expires is None:
@@ -422,7 +423,7 @@ class Keystone:
         return Access(headers, self._endpoint(), max(expires.timestamp() - MARGIN, least))
 
     def _endpoint(self) -> str:
-        """R-17: an option, else what the catalogue says; it may end in the API's version."""
+        """R-17: the address in the options, or else in the catalogue, without the version of the API."""
         wanted = self._credentials
         found = wanted.endpoint or self._plugin.get_endpoint(
             self._session, skip_discovery=True, **wanted.catalogue
@@ -449,8 +450,8 @@ class Keystone:
             raise Unavailable(f"Neutron cannot be asked ({type(error).__name__})") from None
         return response
 
-    def _told(self, error: BaseException) -> str:
-        """An error of keystoneauth1 without anything that Keystone wrote: it may quote secrets."""
+    def _description(self, error: BaseException) -> str:
+        """An error of keystoneauth1 in words that never quote Keystone, since a quote may contain secrets."""
         if isinstance(error, exceptions.DiscoveryFailure):
             if not isinstance(error.__context__, exceptions.HttpError):
                 return "does not say which versions of its API there are"

@@ -1,4 +1,4 @@
-"""The resolver that asks Neutron's REST API, with the queries of spec 2.5."""
+"""The resolver that asks Neutron's REST API (spec 2.5), and what it shares with the resolver over RPC."""
 
 import json
 import math
@@ -26,9 +26,9 @@ _NO_ROUTER = "00000000-0000-0000-0000-000000000000"
 
 
 class PortQueries(Protocol):
-    """Where ports come from; every method raises `Unavailable` when that cannot be found out now.
+    """Queries for the ports of Neutron. Every method raises `Unavailable` for a temporary fault.
 
-    `networks` is never empty: a query without networks would search everywhere (R-2).
+    `networks` is never empty, since a query without networks would search everywhere (R-2).
     """
 
     def router_interfaces(self, router_id: str) -> Sequence[Port]:
@@ -41,11 +41,11 @@ class PortQueries(Protocol):
         """The ports on these networks with this MAC."""
 
     def everything(self, networks: Sequence[str]) -> Sequence[Port] | None:
-        """All ports on these networks; None when they are too many to be fetched at once."""
+        """All ports on these networks; None when they are too many for one question."""
 
 
 class PortResolver:
-    """A resolver over `PortQueries`; it can also fetch all that a scope reaches in one go."""
+    """A resolver over `PortQueries`, with snapshots."""
 
     def __init__(self, queries: PortQueries) -> None:
         self._queries = queries
@@ -67,12 +67,12 @@ class PortResolver:
         return None if ports is None else Snapshot(ports, reach.subnets)
 
     def check(self) -> str:
-        """Ask Neutron for next to nothing; raises `Unavailable`."""
+        """Ask Neutron for the ports of a router that does not exist; raises `Unavailable`."""
         self._queries.router_interfaces(_NO_ROUTER)
         return "Neutron answers"
 
     def _reach(self, scope: Scope) -> Reach:
-        """R-1 and R-2: a router without interfaces reaches nobody."""
+        """R-1 and R-2: raises `NotIdentified` for a router without interfaces."""
         if scope.kind == "network":
             return Reach((scope.id,))
         interfaces = self._queries.router_interfaces(scope.id)
@@ -83,7 +83,7 @@ class PortResolver:
 
 
 def port_of(fields: Mapping[str, Any]) -> Port:
-    """A port as Neutron describes it, in REST and in RPC; `Unavailable` for one that is not whole."""
+    """The port in an answer of Neutron, over REST or RPC; raises `Unavailable` for a malformed one."""
     try:
         return Port(
             id=_text(fields["id"]),
@@ -97,9 +97,9 @@ def port_of(fields: Mapping[str, Any]) -> Port:
             ),
         )
     except KeyError as error:
-        raise Unavailable(f"Neutron describes a port without {error}") from None
+        raise Unavailable(f"Neutron: a port in the answer has no {error}") from None
     except (TypeError, AttributeError):
-        raise Unavailable("Neutron describes a port in a form that is unknown") from None
+        raise Unavailable("Neutron: a port in the answer is malformed") from None
 
 
 def _text(value: object) -> str:
@@ -115,10 +115,10 @@ MOST_PAGES = 200
 
 
 def items(kind: str, query: Query, fields: Sequence[str], page: Callable[[Query], bytes]) -> Iterator[Any]:
-    """All of a kind (`ports`) that a query is for; `page` fetches the body of one page.
+    """All items of a kind (for example `ports`) that match a query, from every page.
 
-    Only the marker of a next link counts, so that it leads nowhere else. Raises `Unavailable` for what is
-    not such a list.
+    `page` fetches the body of one page. Of a link to the next page only the marker is used, so that a link
+    cannot lead elsewhere. Raises `Unavailable` for a malformed answer.
     """
     query = [*query, *(("fields", name) for name in fields), ("limit", str(PAGE))]
     markers: list[str] = []
@@ -131,7 +131,7 @@ def items(kind: str, query: Query, fields: Sequence[str], page: Callable[[Query]
         if marker in markers:
             break
         markers.append(marker)
-    raise Unavailable(f"Neutron: a list of {kind} that has no end ({len(markers)} pages)")
+    raise Unavailable(f"Neutron: a list of {kind} with no end ({len(markers)} pages)")
 
 
 def _parsed(kind: str, body: bytes) -> dict[str, Any]:
@@ -140,17 +140,17 @@ def _parsed(kind: str, body: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         page = None
     if not isinstance(page, dict) or not isinstance(page.get(kind), list):
-        raise Unavailable(f"Neutron: an answer that is not a list of {kind}")
+        raise Unavailable(f"Neutron: the answer is not a list of {kind}")
     return page
 
 
 def _next_marker(kind: str, page: Mapping[str, Any]) -> str | None:
-    """Where the next page begins; None after the last one."""
+    """The marker of the next page; None after the last page."""
     try:
         links = [link["href"] for link in page.get(f"{kind}_links") or () if link["rel"] == "next"]
         return parse_qs(urlsplit(links[0]).query)["marker"][-1] if links else None
     except (LookupError, TypeError, ValueError, AttributeError):
-        raise Unavailable("Neutron: a link to a next page that leads nowhere") from None
+        raise Unavailable("Neutron: the link to the next page has no marker") from None
 
 
 #: The order is that of spec 2.5.
@@ -172,8 +172,8 @@ _PORT_FIELDS = (
 )
 
 MOST_IN_A_QUERY = 100  # networks (R-9)
-MOST_TO_NAME = 400  # of more networks none is named, and the answer is sifted (R-9)
-LONGEST_PAUSE = 30  # seconds, however long Neutron wants to be left alone
+MOST_TO_NAME = 400  # networks; a query for more names none of them, and the answer is filtered (R-9)
+LONGEST_PAUSE = 30  # seconds, even when Neutron's Retry-After is longer
 
 _SECONDS = re.compile("[0-9]{1,9}")
 _TOO_LONG = re.compile(rb"(ur[il]|request[- ]line).{0,40}too (long|large)", re.IGNORECASE | re.DOTALL)
@@ -187,7 +187,7 @@ _REASONS = {
 
 
 class NeutronResolver(PortResolver):
-    """Asks for each source anew; what may be remembered is the cache's business."""
+    """The resolver `neutron`. It asks for each source; the cache in front of it remembers the answers."""
 
     contract_version = 1
     options: ClassVar[list[cfg.Opt]] = [
@@ -197,8 +197,8 @@ class NeutronResolver(PortResolver):
             "prefetch_max_ports",
             default=10000,
             min=0,
-            help="Ports of a network, or of all networks of a router, that are fetched at once at most; "
-            "of larger ones each port is asked for by itself.",
+            help="The resolver fetches all ports of a network, or of the networks of a router, at once when "
+            "they are at most this many. For more ports it asks for each guest.",
         ),
     ]
 
@@ -227,7 +227,7 @@ class NeutronResolver(PortResolver):
 class RestQueries:
     """`PortQueries` by `GET /v2.0/ports`. Thread-safe.
 
-    `get(path)` fetches what is below Neutron's address, and raises `Unavailable`.
+    `get(path)` sends a GET of a path below Neutron's address, and raises `Unavailable`.
     """
 
     def __init__(self, get: Callable[[str], requests.Response], prefetch_max_ports: int) -> None:
@@ -250,7 +250,7 @@ class RestQueries:
         return list(self._on(networks, [("mac_address", mac)]))
 
     def everything(self, networks: Sequence[str]) -> Sequence[Port] | None:
-        """None, and no further page, as soon as there are more than `prefetch_max_ports`."""
+        """See `PortQueries`; None after the page with port number `prefetch_max_ports` + 1."""
         most = self._prefetch_max_ports
         ports = list(islice(self._of_each(networks, []), most + 1))
         return ports if len(ports) <= most else None
@@ -260,16 +260,16 @@ class RestQueries:
     def _on(self, networks: Sequence[str], query: Query) -> Iterator[Port]:
         if len(networks) <= MOST_TO_NAME:
             return self._of_each(networks, query)
-        return _sifted(self._ports(query, _PORT_FIELDS), networks)
+        return _only_on(self._ports(query, _PORT_FIELDS), networks)
 
     def _of_each(self, networks: Sequence[str], query: Query) -> Iterator[Port]:
-        """Piece by piece (R-9); one that is too long is halved, and so are all that follow."""
+        """Ports of many networks, in several queries (R-9); a query that is too long is halved."""
         start = 0
         while start < len(networks):
             piece = networks[start : start + self._in_a_query]
             named = [("network_id", network) for network in piece]
             try:
-                yield from _sifted(self._ports([*named, *query], _PORT_FIELDS), piece)
+                yield from _only_on(self._ports([*named, *query], _PORT_FIELDS), piece)
             except _TooLong as error:
                 if len(piece) == 1:
                     raise Unavailable(f"Neutron: {error}, though it is for one network") from None
@@ -284,7 +284,7 @@ class RestQueries:
     def _page(self, query: Query) -> bytes:
         pause = self._pause_until - time.monotonic()
         if pause > 0:
-            raise Unavailable("Neutron wants to be left alone for a moment", math.ceil(pause))
+            raise Unavailable("Neutron asked for a pause", math.ceil(pause))
         response = self._get(f"/v2.0/ports?{urlencode(query, quote_via=quote, safe='')}")
         if response.status_code != 200:
             raise self._refusal(response)
@@ -302,16 +302,16 @@ class RestQueries:
 
 
 class _TooLong(Exception):
-    """The query has to be cut in pieces."""
+    """The query is too long and must be split."""
 
 
-def _sifted(ports: Iterable[Port], networks: Collection[str]) -> Iterator[Port]:
-    """R-1: what is elsewhere does not count, whatever Neutron made of the question."""
+def _only_on(ports: Iterable[Port], networks: Collection[str]) -> Iterator[Port]:
+    """R-1: the ports on these networks. Ports on other networks do not count, even in Neutron's answer."""
     wanted = frozenset(networks)
     return (port for port in ports if port.network_id in wanted)
 
 
 def _retry_after(response: requests.Response) -> int:
-    """Seconds, 1 unless Neutron says something else that is sensible."""
+    """The seconds in Retry-After, from 1 to 30; 1 when the header is missing or malformed."""
     text = response.headers.get("Retry-After", "")
     return min(max(int(text), 1), LONGEST_PAUSE) if _SECONDS.fullmatch(text) else 1

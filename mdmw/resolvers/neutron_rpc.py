@@ -1,6 +1,6 @@
 """The resolver that asks Neutron over RPC, as Neutron's own metadata agent does.
 
-All the configuration it needs is that agent's `transport_url`.
+The only option that it needs is `transport_url`, which that agent has too.
 """
 
 import contextlib
@@ -23,27 +23,27 @@ from mdmw.resolvers.contract import ROUTER_INTERFACE_OWNERS, Port
 from mdmw.resolvers.neutron import PortResolver, port_of
 from mdmw.upstream.exchange import Slots
 
-#: Where messages to Neutron go, unless the files say otherwise.
+#: Exchange of RabbitMQ for messages to Neutron, unless `control_exchange` in the files is another.
 EXCHANGE = "neutron"
 
 _RABBIT = "oslo_messaging_rabbit"
 # oslo.messaging asks for these at each message, but registers them on the global cfg.CONF only.
 _SWITCHES = (("oslo_messaging_metrics", "metrics_enabled"), ("oslo_messaging_tracing", "tracing_enabled"))
-_UNDER_WAY = 10  # calls; each that is sent at the same time as others costs a connection
+_UNDER_WAY = 10  # calls at the same time; each takes a connection
 _WAITING = 1000
-_RECONNECT_INTERVAL = 2  # at most; the 30 s of oslo.messaging are 30 s of 503 after RabbitMQ is back
-_NOWHERE = "mdmw"  # a topic that nobody listens to
-_LONGEST = 200
+_RECONNECT_INTERVAL = 2  # seconds at most; with 30 as in oslo.messaging, guests get 503 for 30 s more
+_NOWHERE = "mdmw"  # a topic without listeners
+_LONGEST = 200  # characters of an error
 
 
 class NoAnswer(Unavailable):
-    """Nothing came within the time of a call."""
+    """A call got no answer in time."""
 
 
 class NeutronRpc:
-    """One per process; the first call connects.
+    """Calls to Neutron over RabbitMQ. The first call connects.
 
-    `transport_url` and the files are Neutron's own, `[oslo_messaging_rabbit]` included. Raises
+    `transport_url` and the files are those of Neutron, with the group `[oslo_messaging_rabbit]`. Raises
     `ConfigError` when they cannot be used, or when oslo.messaging is not installed.
     """
 
@@ -57,7 +57,7 @@ class NeutronRpc:
             transport = self._messaging.get_rpc_transport(conf, transport_url)
             url = self._messaging.TransportURL.parse(conf, transport_url)
         except (self._messaging.MessagingException, cfg.Error, ValueError):
-            # What they say may hold the password.
+            # The text of these errors may contain the password.
             raise ConfigError(
                 f"{place}: option 'transport_url': not a URL such as rabbit://USER:PASSWORD@HOST:5672/, "
                 "or one with an unknown driver or option"
@@ -75,7 +75,7 @@ class NeutronRpc:
         self._name = f"Neutron over {url.transport}://{hosts}"
 
     def call(self, topic: str, version: str, timeout: float, method: str, **arguments: Any) -> Any:
-        """What Neutron answers within `timeout` seconds; raises `Unavailable`."""
+        """The answer of Neutron within `timeout` seconds; raises `Unavailable`."""
         client = self._client(topic, version, timeout)
 
         def send() -> Any:
@@ -85,25 +85,25 @@ class NeutronRpc:
         return self._within(timeout, method, send)
 
     def cast(self, topic: str, version: str, timeout: float, method: str, **arguments: Any) -> None:
-        """Send without waiting for an answer; raises `Unavailable` when RabbitMQ did not take it."""
+        """Send a message that has no answer; raises `Unavailable` when RabbitMQ does not take it."""
         client = self._client(topic, version, timeout)
         self._within(timeout, method, partial(client.cast, _context(), method, **arguments))
 
     def close(self, timeout: float) -> None:
-        """Close the connections, as far as that can be done in `timeout` seconds."""
+        """Close the connections; gives up after `timeout` seconds."""
         with contextlib.suppress(Unavailable):
             self._within(timeout, "close", self._transport.cleanup)
 
     def _client(self, topic: str, version: str, timeout: float | None = None) -> Any:
         target = self._messaging.Target(exchange=self._exchange, topic=topic, version=version)
-        # One retry is for a connection that RabbitMQ closed while it was idle.
+        # The retry is for an idle connection that RabbitMQ has closed.
         return self._messaging.get_rpc_client(self._transport, target, timeout=timeout, retry=1)
 
     def _reach(self) -> None:
-        """Before the first call say something to nobody.
+        """Send a message without listeners before the first call.
 
-        Unlike a call, which must have its queue for answers first, this fails when RabbitMQ is not
-        there or refuses us, and says why.
+        When RabbitMQ is down or refuses the user, this message fails with the reason. A call would only
+        wait for its queue of answers.
         """
         if not self._was_reached:
             self._client(_NOWHERE, "1.0").prepare(retry=0).cast({}, "hello")
@@ -133,7 +133,7 @@ class NeutronRpc:
     def _run(self, send: Callable[[], Any], answer: Future[Any]) -> None:
         try:
             answer.set_result(send())
-        except BaseException as error:  # Neutron's exceptions arrive as such
+        except BaseException as error:  # an exception in Neutron is raised here too
             answer.set_exception(error)
         finally:
             self._slots.release()
@@ -143,14 +143,16 @@ class NeutronRpc:
             return NoAnswer(f"{self._name}: {method}: no answer within {timeout:g} s")
         if isinstance(error, self._messaging.RemoteError):
             return Unavailable(f"{self._name}: {method}: it raised {error.exc_type}")
-        first_line = str(error).partition("\n")[0][:_LONGEST]  # a traceback of Neutron's may follow
+        first_line = str(error).partition("\n")[0][:_LONGEST]  # a traceback of Neutron may follow
         return Unavailable(f"{self._name}: {method}: {type(error).__name__}: {first_line}")
 
 
 def _oslo_messaging(place: str) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it imports eventlet, which warns; nothing here runs on it
+            warnings.simplefilter(
+                "ignore"
+            )  # oslo.messaging imports eventlet, which warns; mdmw does not use it
             return importlib.import_module("oslo_messaging")
     except ImportError as error:
         raise ConfigError(
@@ -159,7 +161,7 @@ def _oslo_messaging(place: str) -> Any:
 
 
 def _check(place: str, conf: cfg.ConfigOpts, group: str) -> None:
-    """Read every option of a group now, since oslo.messaging reads them at the first connection."""
+    """Read every option of a group now; oslo.messaging would read them at the first connection."""
     for name in conf[group]:
         try:
             conf[group][name]
@@ -185,22 +187,23 @@ _PAUSE = 60.0  # seconds
 
 
 class NeutronRpcResolver(PortResolver):
-    """Spec 2.1 over the call `get_ports`."""
+    """The resolver `neutron-rpc`: spec 2.1 over the call `get_ports`."""
 
     contract_version = 1
     options: ClassVar[list[cfg.Opt]] = [
         cfg.StrOpt(
             "transport_url",
             secret=True,
-            help="RabbitMQ of Neutron, as in neutron.conf: rabbit://USER:PASSWORD@HOST:5672/. What else "
-            "oslo.messaging reads, such as [oslo_messaging_rabbit], comes from the files of config_file.",
+            help="RabbitMQ of Neutron, as in neutron.conf: rabbit://USER:PASSWORD@HOST:5672/. Other options "
+            "of oslo.messaging, such as [oslo_messaging_rabbit], come from the files of config_file.",
         ),
         cfg.FloatOpt(
             "neutron_timeout",
             default=5.0,
             min=0.1,
             max=30.0,
-            help="Seconds for one query to Neutron; a router takes two. The guest's proxy waits 30 s.",
+            help="Seconds for one query to Neutron. A guest behind a router needs two queries, and the proxy "
+            "of a guest waits 30 seconds.",
         ),
     ]
 
@@ -213,12 +216,12 @@ class NeutronRpcResolver(PortResolver):
 
 
 def has_transport(settings: SimpleNamespace) -> bool:
-    """Whether a `transport_url` says where RabbitMQ is."""
+    """Whether the option `transport_url` is set."""
     return bool(settings.transport_url)
 
 
 class RpcPorts:
-    """`PortQueries` over RPC, which knows neither pages nor fields."""
+    """`PortQueries` over RPC, which has no pages and no choice of fields."""
 
     def __init__(self, rpc: NeutronRpc, timeout: float) -> None:
         self._rpc = rpc
@@ -238,9 +241,9 @@ class RpcPorts:
         return self._on(networks, {"mac_address": [mac]})
 
     def everything(self, networks: Sequence[str]) -> Sequence[Port] | None:
-        """All ports; None when Neutron could not list them in time, and then for a minute.
+        """All ports. When Neutron cannot list them in time: None, and for a minute no further try.
 
-        Single ports may well be found in that minute.
+        In this minute the cache asks for single ports, which Neutron may well find.
         """
         key = frozenset(networks)
         if time.monotonic() < self._paused.get(key, 0.0):
@@ -260,5 +263,5 @@ class RpcPorts:
     def _get_ports(self, filters: Mapping[str, Any]) -> list[Port]:
         answer = self._rpc.call(_TOPIC, _VERSION, self._timeout, "get_ports", filters=filters)
         if not isinstance(answer, list):
-            raise Unavailable(f"Neutron answered get_ports with {type(answer).__name__}, not with ports")
+            raise Unavailable(f"Neutron: the answer to get_ports is not a list but {type(answer).__name__}")
         return [port_of(fields) for fields in answer]

@@ -1,4 +1,4 @@
-"""What a serving process answers about its resolver and the cache in front of it."""
+"""The questions about a resolver, and the cache in front of it, that a serving process answers."""
 
 import time
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 from mdmw.errors import BadRequest, NotFound, NotIdentified
 from mdmw.observe.journal import RESOLVER_CALL, Journal
 from mdmw.records import Instance, Scope, Source, normalise_address, normalise_mac
-from mdmw.resolvers.back_end import Absent
+from mdmw.resolvers.back_end import NoInstance
 from mdmw.resolvers.caching import Caching
 from mdmw.resolvers.contract import Resolver
 
 
 class Questions:
-    """The questions about one resolver. `kind` and `id` are those of a scope; all times are seconds."""
+    """Answers questions about one resolver. `kind` and `id` name a scope. All times are seconds."""
 
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
@@ -22,7 +22,7 @@ class Questions:
     def resolve(
         self, kind: str, id: str, address: str, mac: str | None = None, fresh: bool = False
     ) -> dict[str, Any]:
-        """Who is this, found as for a guest; `calls` is how often the back end was asked for it."""
+        """The instance of a source, found as for a guest. `calls`: the questions to the back end."""
         source = _source(kind, id, address, mac)
         instance, reason = None, ""
         journal = Journal("", "")
@@ -43,12 +43,12 @@ class Questions:
         }
 
     def cache(self, kind: str, id: str, address: str, mac: str | None = None) -> dict[str, Any]:
-        """What is remembered of a source, and of its scope as a whole; nobody is asked."""
+        """What the cache has of a source and of its scope; asks no back end. Raises `NotFound`."""
         if self._cache is None:
-            raise NotFound("this process remembers nothing: its resolver answers from memory")
+            raise NotFound("this process has no cache: its resolver answers from memory")
         now = self._cache.clock()
         source = _source(kind, id, address, mac)
-        answers, snapshot = self._cache.look(source)
+        answers, snapshot = self._cache.peek(source)
         described: dict[str, Any] | None = None
         if snapshot is not None:
             age = round(now - snapshot.as_of, 3)
@@ -60,9 +60,9 @@ class Questions:
                     "instance": answer.instance and _described(answer.instance),
                     "reason": answer.reason,
                     "age": round(now - answer.as_of, 3),
-                    "expires_in": round(answer.until - now, 3),
-                    "idle": round(now - answer.used, 3),
-                    "sure": answer.sure,
+                    "expires_in": round(answer.expires - now, 3),
+                    "idle": round(now - answer.last_used, 3),
+                    "sure": answer.confirmed,
                 }
                 for seen, answer in answers
             ],
@@ -70,20 +70,20 @@ class Questions:
         }
 
     def purge(self, kind: str | None = None, id: str | None = None) -> dict[str, Any]:
-        """Forget a scope, or everything; `dropped` is how many answers and snapshots that were."""
+        """Forget a scope, or everything. `dropped` is the number of entries and snapshots of this process."""
         scope = None if kind is None and id is None else _scope(kind, id)
         dropped, shared = (0, False) if self._cache is None else self._cache.purge(scope)
         return {"dropped": dropped, "shared": shared}
 
     def check(self) -> str:
-        """Whether the back end can be asked; raises `Unavailable`."""
+        """Says that the back end can be asked; raises `Unavailable`."""
         check = getattr(self._back_end, "check", None)
         return "there is nothing to check" if check is None else str(check())
 
 
 def _source(kind: str, id_: str, address: str, mac: str | None) -> Source:
     if not isinstance(address, str) or not isinstance(mac, str | None):
-        raise BadRequest("address and mac are texts")
+        raise BadRequest("address and mac must be texts")
     try:
         return Source(normalise_address(address), _scope(kind, id_), normalise_mac(mac) if mac else None)
     except ValueError as error:
@@ -92,7 +92,7 @@ def _source(kind: str, id_: str, address: str, mac: str | None) -> Source:
 
 def _scope(kind: Any, id_: Any) -> Scope:
     if kind not in ("network", "router") or not isinstance(id_, str):
-        raise BadRequest("kind: network or router is allowed; and an id beside it")
+        raise BadRequest("kind must be network or router, and id must be a text")
     return Scope(kind, id_)
 
 
@@ -100,7 +100,7 @@ def _described(instance: Instance) -> dict[str, str]:
     return {"id": instance.id, "project_id": instance.project_id, "port_id": instance.port_id}
 
 
-def _found(found: Instance | Absent | None) -> dict[str, Any]:
+def _found(found: Instance | NoInstance | None) -> dict[str, Any]:
     if isinstance(found, Instance):
         return {"instance": _described(found), "reason": ""}
     return {"instance": None, "reason": "" if found is None else found.reason}

@@ -22,7 +22,7 @@ from mdmw import locking
 from mdmw.errors import ConfigError, Unavailable
 from mdmw.observe.background import OncePerMinute
 from mdmw.records import Instance, Scope
-from mdmw.resolvers.back_end import PATIENCE, Fact
+from mdmw.resolvers.back_end import PATIENCE, Dated
 from mdmw.resolvers.contract import Port, Snapshot
 
 LOG = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class DirectoryStore:
                         Path(file.path).unlink()
 
 
-class Shared:
+class SharedCache:
     """Answers and snapshots that several processes use, in a `Store`.
 
     `clock` is a clock that all processes have in common. Between processes it may differ by `margin`
@@ -170,14 +170,14 @@ class Shared:
         """Whether an answer about `key` can be shared now: it is not too large, and the cache works."""
         return self._load((_TOO_LARGE, *key), 0.0, lambda _: True) is None and not self._is_resting()
 
-    def snapshot(self, key: Key, since: float) -> Fact[Snapshot | None] | None:
+    def snapshot(self, key: Key, since: float) -> Dated[Snapshot | None] | None:
         """The snapshot under `key` with `as_of >= since`, or None.
 
         The value is None when the scope has too many ports for a snapshot.
         """
         return self._load(key, since, _snapshot)
 
-    def instance(self, key: Key, since: float) -> Fact[Instance] | None:
+    def instance(self, key: Key, since: float) -> Dated[Instance] | None:
         """The instance under `key` with `as_of >= since`, or None."""
         return self._load(key, since, _instance)
 
@@ -200,7 +200,7 @@ class Shared:
         now = self._own_clock()
         return self._save(_PURGED if scope is None else (*_PURGED, scope.kind, scope.id), now, {})
 
-    def _load(self, key: Key, since: float, build: Callable[[dict[str, Any]], Any]) -> Fact[Any] | None:
+    def _load(self, key: Key, since: float, build: Callable[[dict[str, Any]], Any]) -> Dated[Any] | None:
         now = self._own_clock()
         if self._is_resting() or since > now - self._margin:
             return None
@@ -212,16 +212,16 @@ class Shared:
             if entry["key"] != list(key):
                 return None
             age = self._clock() - entry["as_of"]
-            fact = Fact(build(entry), now - max(age, 0.0) - self._margin)
+            found = Dated(build(entry), now - max(age, 0.0) - self._margin)
             if self._is_purged(key, entry["as_of"]):
                 return None
         except OSError as error:
             self._rest(error)
             return None
         except (ValueError, TypeError, LookupError, RecursionError, zlib.error) as error:
-            self._say("an entry of the shared cache makes no sense and is ignored", error)
+            self._say("an entry of the shared cache cannot be understood and is ignored", error)
             return None
-        return fact if fact.as_of >= since and age >= -self._margin else None
+        return found if found.as_of >= since and age >= -self._margin else None
 
     def _is_purged(self, key: Key, as_of: float) -> bool:
         """Whether somebody purged the entry. The note of a purge is kept as long as the entries."""
@@ -253,14 +253,14 @@ class Shared:
 
     def _rest(self, error: OSError) -> None:
         self._resting_until = self._own_clock() + _REST
-        self._say("the shared cache cannot be used; going on without it", error)
+        self._say("the shared cache cannot be used; this process works without it", error)
 
     def _say(self, what: str, error: Exception) -> None:
         if self._lines.due(what):
             LOG.warning("%s: %s (said once a minute)", what, error)
 
 
-class Group:
+class ProcessGroup:
     """Processes with a private directory in common. They ask one after the other, by files with locks."""
 
     def __init__(self, directory: Path, patience: float = PATIENCE) -> None:
@@ -268,7 +268,7 @@ class Group:
         self._patience = patience
 
     @contextmanager
-    def alone(self, key: Key) -> Iterator[None]:
+    def exclusive(self, key: Key) -> Iterator[None]:
         """Inside, no other process of the group asks about this key.
 
         Raises `Unavailable` when another process asks for longer than `patience` seconds.
@@ -277,7 +277,7 @@ class Group:
         try:
             file = (self.directory / f"lock-{number}").open("ab")
         except OSError as error:
-            LOG.warning("asking without regard to other processes: %s", error)
+            LOG.warning("this process asks the back end without waiting for other processes: %s", error)
             yield
             return
         with file, locked(file.fileno(), self._patience, "another process asks the same for too long"):

@@ -9,7 +9,7 @@ from guest import call, environ, send
 from mdmw.errors import NotIdentified, Unavailable
 from mdmw.filters.instance_resolve import Resolving
 from mdmw.records import INSTANCE, PROOFS, SOURCE, Instance, Scope, Source
-from mdmw.resolvers.caching import Caching, Limits
+from mdmw.resolvers.caching import CacheLimits, Caching
 from mdmw.resolvers.contract import Port, Snapshot
 
 NETWORK = Scope("network", "1f9c3a52-6d0e-4f6b-9c1e-7a4c0b2d8e31")
@@ -92,7 +92,7 @@ class Setting:
     def __init__(self, mac=None):
         self.clock, self.neutron, self.nova = Clock(), Neutron(), Nova("old")
         self.source = {SOURCE: Source(ADDRESS, NETWORK, mac)}
-        self.app = Resolving(Caching(self.neutron, Limits(idle=2.0), clock=self.clock))(self.nova)
+        self.app = Resolving(Caching(self.neutron, CacheLimits(idle=2.0), clock=self.clock))(self.nova)
         assert self.ask().body == b"of old"
         self.clock.now += 0.1
 
@@ -260,7 +260,7 @@ def test_r13_old_answers_are_for_reading(setting):
 def test_no_guest_gets_anothers_answer_however_many_ask():
     """R-11: twenty threads ask all the time while the address changes hands; Nova knows the newest only."""
     neutron, nova, wrong = Neutron(), Nova(), []
-    app = Resolving(Caching(neutron, Limits(idle=2.0)))(nova)
+    app = Resolving(Caching(neutron, CacheLimits(idle=2.0)))(nova)
     stop = threading.Event()
     begun = done = 0  # the newest holder of the address: from when it begins to be, and when it is
 
@@ -427,7 +427,7 @@ def test_nothing_is_held_back_when_nothing_was_remembered():
     """A large answer is not read, and a 404 goes straight through."""
     neutron, sent = Neutron(), []
     body = io.BytesIO(b"x")
-    app = Resolving(Caching(neutron, Limits(idle=2.0)))(
+    app = Resolving(Caching(neutron, CacheLimits(idle=2.0)))(
         lambda made, start_response: start_response("404 Not Found", []) and body
     )
     result = app(environ(**HERE), lambda *line: sent.append(line) or sent.append)
@@ -438,7 +438,7 @@ def test_nothing_is_held_back_when_nothing_was_remembered():
 def test_who_is_nobody_is_remembered_too():
     neutron = Neutron()
     neutron.holder(None, None)
-    app = Resolving(Caching(neutron, Limits(idle=2.0)))(Nova())
+    app = Resolving(Caching(neutron, CacheLimits(idle=2.0)))(Nova())
     for _ in range(3):
         assert call(app, **HERE).status == 404
     assert neutron.asked == 1

@@ -5,7 +5,7 @@ from collections import Counter
 
 from mdmw.errors import Unavailable
 from mdmw.records import Instance, Scope, Source
-from mdmw.resolvers.caching import Caching, Limits
+from mdmw.resolvers.caching import CacheLimits, Caching
 from mdmw.resolvers.combined import ChainResolver
 from mdmw.resolvers.contract import ROUTER_INTERFACE_OWNERS, Port
 from mdmw.resolvers.neutron import PortResolver
@@ -110,7 +110,7 @@ class ChainOf(ChainResolver):
 def cache(cloud, clock=None, prefetching=True, limits=None, **more):
     """`Caching` over a cloud."""
     resolver = PortResolver(cloud) if prefetching else AlonePorts(cloud)
-    return Caching(resolver, limits or Limits(idle=2.0), clock=clock or Clock(), **more)
+    return Caching(resolver, limits or CacheLimits(idle=2.0), clock=clock or Clock(), **more)
 
 
 def at_once(calls):

@@ -12,7 +12,7 @@ import time
 from cached_cloud import Cloud, source
 
 from mdmw import options
-from mdmw.resolvers.caching import OPTIONS, cached
+from mdmw.resolvers.cache_options import OPTIONS, cached
 from mdmw.resolvers.neutron import PortResolver
 
 

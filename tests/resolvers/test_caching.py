@@ -8,8 +8,8 @@ from cached_cloud import BLUE, GREEN, ROUTER, Clock, Cloud, at_once, cache, mac,
 
 from mdmw.errors import BadRequest, Contradiction, NotIdentified, Unavailable
 from mdmw.records import Instance, Source
-from mdmw.resolvers.back_end import Fact, Flights
-from mdmw.resolvers.caching import Limits
+from mdmw.resolvers.back_end import Dated, SharedQuestions
+from mdmw.resolvers.caching import CacheLimits
 from mdmw.resolvers.contract import Port
 
 
@@ -143,7 +143,7 @@ def test_a_newer_snapshot_replaces_the_answers_of_the_older(clock):
     cloud.remove(1)
     new = cloud.put(2, device="new", address=me.address)
     clock.pass_(0.5)
-    cached.again(source(3))
+    cached.refresh(source(3))
     assert cached.resolve(me) == new
     assert cloud.queries == {"all": 2}
 
@@ -252,7 +252,7 @@ def test_r11_again_is_never_older_than_the_call(clock):
     cloud.remove(1)
     new = cloud.put(2, device="new", address=me.address)
     clock.pass_(0.001)
-    assert cached.again(me).instance == new
+    assert cached.refresh(me).instance == new
     assert cached.resolve(me) == new
     assert cached.resolve(me, fresh=True) == new
 
@@ -266,10 +266,10 @@ def test_r11_all_who_ask_again_share_one_query(clock):
     clock.pass_(0.1)
     cloud.gate.clear()
     cloud.inside.acquire()
-    first = at_once([lambda n=n: cached.again(source(n)).instance for n in range(20)])
+    first = at_once([lambda n=n: cached.refresh(source(n)).instance for n in range(20)])
     assert cloud.inside.acquire(timeout=20)
     clock.pass_(0.1)
-    second = at_once([lambda n=n: cached.again(source(n)).instance for n in range(20, 60)])
+    second = at_once([lambda n=n: cached.refresh(source(n)).instance for n in range(20, 60)])
     cloud.gate.set()
     assert first.join() + second.join() == expected
     assert cloud.queries == {"all": 3}
@@ -286,7 +286,7 @@ def large_network(clock):
 def test_r11_a_large_network_is_not_fetched_again_for_one(clock):
     cloud, cached, expected = large_network(clock)
     clock.pass_(0.1)
-    assert cached.again(source(1)).instance == expected[1]
+    assert cached.refresh(source(1)).instance == expected[1]
     assert cloud.queries == {"all": 1, "one": 1}
 
 
@@ -397,34 +397,34 @@ def test_r13_nobody_is_never_stale(clock):
 
 
 def test_who_waits_too_long_is_told_so():
-    flights, landing = Flights(patience=0.05), threading.Event()
+    questions, landing = SharedQuestions(patience=0.05), threading.Event()
     inside = threading.Event()
 
     def ask():
         inside.set()
         assert landing.wait(20)
-        return Fact(1, 1.0)
+        return Dated(1, 1.0)
 
-    slow = at_once([lambda: flights.share("key", 0.0, ask).value])
+    slow = at_once([lambda: questions.share("key", 0.0, ask).value])
     assert inside.wait(20)
-    with pytest.raises(Unavailable, match="takes too long"):
-        flights.share("key", 0.0, ask)
+    with pytest.raises(Unavailable, match="asks the same for too long"):
+        questions.share("key", 0.0, ask)
     landing.set()
     assert slow.join() == [1]
 
 
 def test_after_a_defect_each_asks_for_itself():
     """Nobody waits for a flight that broke, and nobody takes its place for good."""
-    flights, landing, inside = Flights(), threading.Event(), threading.Event()
+    questions, landing, inside = SharedQuestions(), threading.Event(), threading.Event()
 
     def broken():
         inside.set()
         assert landing.wait(20)
         raise BadRequest("a defect")
 
-    first = at_once([lambda: flights.share("key", 0.0, broken)])
+    first = at_once([lambda: questions.share("key", 0.0, broken)])
     assert inside.wait(20)
-    second = at_once([lambda: flights.share("key", 0.0, lambda: Fact(2, 2.0)).value])
+    second = at_once([lambda: questions.share("key", 0.0, lambda: Dated(2, 2.0)).value])
     landing.set()
     assert [type(error) for error in first.join()] == [BadRequest]
     assert second.join() == [2]
@@ -439,12 +439,12 @@ def test_r14_the_answers_used_last_are_kept(clock):
     guests = 300
     for number in range(guests):
         cloud.put(number)
-    cached = cache(cloud, clock, prefetching=False, limits=Limits(entries=100))
+    cached = cache(cloud, clock, prefetching=False, limits=CacheLimits(entries=100))
     for number in range(guests):
         clock.pass_(0.01)
         cached.resolve(source(number))
         cached.resolve(source(0))
-        assert len(cached._answers._answers) <= 100
+        assert len(cached._entries._entries) <= 100
     assert cloud.queries == {"one": guests}
     cached.resolve(source(1))
     assert cloud.queries == {"one": guests + 1}
@@ -465,7 +465,7 @@ def test_snapshots_that_nobody_uses_go(clock):
 
 
 def test_snapshots_are_bounded_by_their_ports(clock, monkeypatch):
-    monkeypatch.setattr("mdmw.resolvers.caching._MOST_PORTS", 150)
+    monkeypatch.setattr("mdmw.resolvers.snapshots._MOST_PORTS", 150)
     cloud = Cloud()
     for number in range(100):
         cloud.put(number, BLUE)

@@ -8,7 +8,7 @@ from cached_cloud import ChainOf
 from test_inventory_conformance import as_inventory
 
 from mdmw.errors import Unavailable
-from mdmw.resolvers.caching import Caching, Limits
+from mdmw.resolvers.caching import CacheLimits, Caching
 from mdmw.resolvers.contract import ROUTER_INTERFACE_OWNERS
 from mdmw.resolvers.inventory import InventoryResolver
 from mdmw.resolvers.neutron import PortResolver
@@ -43,10 +43,10 @@ class WorldQueries:
 
 class TestPrefetching(ResolverConformance):
     def make_resolver(self, world):
-        return Caching(PortResolver(WorldQueries(world)), Limits(idle=2.0))
+        return Caching(PortResolver(WorldQueries(world)), CacheLimits(idle=2.0))
 
     def make_broken_resolver(self):
-        return Caching(PortResolver(WorldQueries(WORLD, broken=True)), Limits(idle=2.0))
+        return Caching(PortResolver(WorldQueries(WORLD, broken=True)), CacheLimits(idle=2.0))
 
 
 class TestOverInventory(ResolverConformance):
@@ -55,7 +55,7 @@ class TestOverInventory(ResolverConformance):
         self.path = tmp_path / "inventory.yaml"
 
     def make_resolver(self, world):
-        return Caching(self.inventory(world), Limits(idle=2.0))
+        return Caching(self.inventory(world), CacheLimits(idle=2.0))
 
     def inventory(self, world):
         self.path.write_text(yaml.safe_dump(as_inventory(world)))
@@ -67,11 +67,11 @@ class TestChain(TestOverInventory):
 
     def make_resolver(self, world):
         return Caching(
-            ChainOf(PortResolver(WorldQueries(World((), ()))), self.inventory(world)), Limits(idle=2.0)
+            ChainOf(PortResolver(WorldQueries(World((), ()))), self.inventory(world)), CacheLimits(idle=2.0)
         )
 
     def make_broken_resolver(self):
-        return Caching(ChainOf(broken(), PortResolver(WorldQueries(World((), ())))), Limits(idle=2.0))
+        return Caching(ChainOf(broken(), PortResolver(WorldQueries(World((), ())))), CacheLimits(idle=2.0))
 
 
 class TestChainThatPrefetches(ResolverConformance):

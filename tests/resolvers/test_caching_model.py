@@ -9,9 +9,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from mdmw.errors import NotIdentified, Unavailable
 from mdmw.records import Source
 from mdmw.resolvers.back_end import PAUSE
-from mdmw.resolvers.caching import Limits
+from mdmw.resolvers.caching import CacheLimits
 
-LIMITS = Limits(expiration=10, negative=1, idle=2, stale=30, entries=100)
+LIMITS = CacheLimits(expiration=10, negative=1, idle=2, stale=30, entries=100)
 _JUST = 0.01  # the clock moves a little with every look at it
 
 scopes = st.sampled_from([BLUE, GREEN])

@@ -7,7 +7,8 @@ from cached_cloud import Cloud
 from mdmw import options
 from mdmw.errors import ConfigError
 from mdmw.filters.instance_resolve import InstanceResolve, filter_factory
-from mdmw.resolvers.caching import OPTIONS, Caching, cached
+from mdmw.resolvers.cache_options import OPTIONS, cached
+from mdmw.resolvers.caching import Caching
 from mdmw.resolvers.neutron import PortResolver
 
 

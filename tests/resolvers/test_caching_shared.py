@@ -27,11 +27,11 @@ from pymemcache import Client
 
 from mdmw.errors import NotIdentified, Unavailable
 from mdmw.records import Instance
-from mdmw.resolvers.caching import Caching, Limits
+from mdmw.resolvers.caching import CacheLimits, Caching
 from mdmw.resolvers.contract import Port, Snapshot
 from mdmw.resolvers.memcached import MemcachedStore
 from mdmw.resolvers.neutron import PortResolver
-from mdmw.resolvers.shared import DirectoryStore, Group, Shared
+from mdmw.resolvers.shared import DirectoryStore, ProcessGroup, SharedCache
 from mdmw.resolvers.shared import _name as name_of
 
 KEY = ("snapshot", "network", "blue")
@@ -76,7 +76,7 @@ def agent():
     made = []
 
     def make(path, cloud, prefetching=True, ahead=0.0):
-        shared = Shared(MemcachedStore([path], 0.5, 41), lambda: time.time() + ahead, 0.5)
+        shared = SharedCache(MemcachedStore([path], 0.5, 41), lambda: time.time() + ahead, 0.5)
         made.append(shared)
         return cache(cloud, time.monotonic, prefetching, shared=shared)
 
@@ -137,7 +137,7 @@ def test_r11_again_asks_past_memcached(agent, memcached, client):
         cached = agent(memcached, cloud, prefetching)
         cached.resolve(me)
         before = cloud.queries.total()
-        cached.again(me)
+        cached.refresh(me)
         assert cloud.queries.total() == before + 1
 
 
@@ -253,7 +253,7 @@ def test_garbage_is_like_nothing(agent, memcached, client, caplog, data):
             assert cached._shared.snapshot(KEY, 0.0) is None
         assert cached.resolve(me) == expected
     assert len(caplog.records) == 1
-    assert "makes no sense" in caplog.text
+    assert "cannot be understood" in caplog.text
     assert cloud.queries == {"all": 2}
 
 
@@ -305,7 +305,7 @@ def test_a_memcached_that_misbehaves(agent, peers, caplog, script):
     with caplog.at_level(logging.WARNING):
         for number in range(3):
             assert cached.resolve(source(number, BLUE)) == expected[number]
-            assert cached.again(source(number, BLUE)).instance == expected[number]
+            assert cached.refresh(source(number, BLUE)).instance == expected[number]
     assert time.monotonic() - began < 3
     assert 1 <= len(caplog.records) <= 2
 
@@ -337,7 +337,7 @@ ports = st.builds(
 def test_a_snapshot_is_read_as_it_was_written(tmp_path_factory, made, subnets, age):
     clock = Clock()
     path = tmp_path_factory.mktemp("entries")
-    shared = Shared(DirectoryStore(path, 40), clock, 0.0, clock)
+    shared = SharedCache(DirectoryStore(path, 40), clock, 0.0, clock)
     as_of = clock() - age
     shared.save_snapshot(KEY, Snapshot(made, subnets), as_of)
     fact = shared.snapshot(KEY, as_of - 0.001)
@@ -362,7 +362,7 @@ entries = st.fixed_dictionaries(
 
 @given(entries | json_values)
 def test_any_json_is_an_entry_or_nothing(tmp_path_factory, entry):
-    shared = Shared(DirectoryStore(tmp_path_factory.mktemp("entries"), 40))
+    shared = SharedCache(DirectoryStore(tmp_path_factory.mktemp("entries"), 40))
     shared._store.set(name_of(KEY), json.dumps(entry).encode())
     for fact in (shared.snapshot(KEY, 0.0), shared.instance(KEY, 0.0)):
         assert fact is None or isinstance(fact.value, Snapshot | Instance | None)
@@ -406,8 +406,10 @@ class Member:
     """A process of the group, as far as the cache can tell."""
 
     def __init__(self, path, cloud, clock, patience=PATIENCE):
-        shared = Shared(DirectoryStore(path, 40), clock, 0.0, clock)
-        self.cache = Caching(PortResolver(cloud), Limits(idle=2.0), shared, Group(path, patience), clock)
+        shared = SharedCache(DirectoryStore(path, 40), clock, 0.0, clock)
+        self.cache = Caching(
+            PortResolver(cloud), CacheLimits(idle=2.0), shared, ProcessGroup(path, patience), clock
+        )
 
 
 def test_r11_members_of_a_group_share_what_was_asked_again(group):
@@ -420,9 +422,9 @@ def test_r11_members_of_a_group_share_what_was_asked_again(group):
     assert cloud.queries == {"all": 1}
     cloud.remove(1)
     new = cloud.put(2, device="new", address=me.address)
-    assert other.cache.again(me).instance == new
+    assert other.cache.refresh(me).instance == new
     assert cloud.queries == {"all": 2}
-    assert one.cache.again(me).instance == new
+    assert one.cache.refresh(me).instance == new
     assert cloud.queries == {"all": 3}
 
 
@@ -452,7 +454,7 @@ def test_a_group_whose_directory_is_gone(group, caplog):
 def test_files_of_a_group_are_private_and_go(group, monkeypatch):
     """Within twice the time for which they count, whatever their number."""
     clock = Clock()
-    shared = Shared(DirectoryStore(group, 40), clock, 0.0, clock)
+    shared = SharedCache(DirectoryStore(group, 40), clock, 0.0, clock)
     for number in range(700):
         shared.save_snapshot(("snapshot", "network", str(number)), Snapshot(()), clock())
     files = [path for path in group.rglob("*") if path.is_file()]
@@ -526,14 +528,14 @@ def test_members_that_waited_for_what_cannot_be_shared_go_on_together(group, mon
 def test_a_lock_of_the_group_ends_although_a_child_was_forked_inside(group):
     """The child has the file open too: closing it in the parent does not release the lock."""
     reading, writing = os.pipe()
-    with Group(group).alone(KEY):
+    with ProcessGroup(group).exclusive(KEY):
         child = os.fork()
         if child == 0:
             os.close(writing)
             os.read(reading, 1)
             os._exit(0)
     try:
-        with Group(group, patience=0.1).alone(KEY):
+        with ProcessGroup(group, patience=0.1).exclusive(KEY):
             pass
     finally:
         os.close(writing)

@@ -8,7 +8,7 @@ from test_inventory_conformance import as_inventory
 from mdmw.errors import ConfigError, Contradiction, NotIdentified, Unavailable
 from mdmw.filters.instance_resolve import load_section, make_resolver, section_options
 from mdmw.records import Instance, Scope, Source
-from mdmw.resolvers.caching import Caching, Limits
+from mdmw.resolvers.caching import CacheLimits, Caching
 from mdmw.resolvers.combined import ChainResolver
 from mdmw.resolvers.neutron import PortResolver
 from mdmw.testing.resolvers import ADA, PROJECT, WORLD
@@ -75,7 +75,7 @@ def test_fresh_is_handed_on():
 def test_the_chain_is_prefetched_from_its_first_member():
     first, second = Cloud(), Cloud()
     expected = [first.put(n) for n in range(3)]
-    cached = Caching(ChainOf(PortResolver(first), PortResolver(second)), Limits(idle=2.0), clock=Clock())
+    cached = Caching(ChainOf(PortResolver(first), PortResolver(second)), CacheLimits(idle=2.0), clock=Clock())
     assert [cached.resolve(source(n)) for n in range(3)] == expected
     assert (first.queries, second.queries) == ({"all": 1}, {})
 
@@ -83,7 +83,7 @@ def test_the_chain_is_prefetched_from_its_first_member():
 def test_who_is_not_in_the_snapshot_may_be_known_to_the_second():
     first, second, clock = Cloud(), Cloud(), Clock()
     expected = second.put(1)
-    cached = Caching(ChainOf(PortResolver(first), PortResolver(second)), Limits(idle=2.0), clock=clock)
+    cached = Caching(ChainOf(PortResolver(first), PortResolver(second)), CacheLimits(idle=2.0), clock=clock)
     for _ in range(3):
         assert cached.resolve(source(1)) == expected
     assert (first.queries, second.queries) == ({"all": 1, "one": 1}, {"one": 1})
@@ -94,7 +94,7 @@ def test_the_second_serves_while_the_first_is_away():
     first, second = Cloud(), Cloud()
     first.down = True
     expected = second.put(1)
-    cached = Caching(ChainOf(PortResolver(first), PortResolver(second)), Limits(idle=2.0), clock=Clock())
+    cached = Caching(ChainOf(PortResolver(first), PortResolver(second)), CacheLimits(idle=2.0), clock=Clock())
     assert cached.resolve(source(1)) == expected
     with pytest.raises(Unavailable):
         cached.resolve(source(2))
@@ -103,7 +103,7 @@ def test_the_second_serves_while_the_first_is_away():
 def test_a_first_member_without_snapshots():
     second = Cloud()
     expected = second.put(1)
-    cached = Caching(ChainOf(Says(ABSENT), PortResolver(second)), Limits(idle=2.0), clock=Clock())
+    cached = Caching(ChainOf(Says(ABSENT), PortResolver(second)), CacheLimits(idle=2.0), clock=Clock())
     assert cached.resolve(source(1)) == expected
     assert second.queries == {"one": 1}
 
@@ -141,9 +141,9 @@ def test_the_options_of_all_members_join_the_section():
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({}, ["'resolver'", "chain = ..."]),
-        ({"chain": ""}, ["'resolver'", "chain = ..."]),
-        ({"chain": "chain, inventory"}, ["chain is none of them"]),
+        ({}, ["'resolver'", "needs the option 'chain'"]),
+        ({"chain": ""}, ["'resolver'", "needs the option 'chain'"]),
+        ({"chain": "chain, inventory"}, ["other resolvers than chain"]),
         ({"chain": "guess"}, ["no resolver 'guess'"]),
         ({"chain": "inventory"}, ["'inventory_file'", "required"]),
         ({"chain": "inventory", "inventory_file": "/x", "colour": "x"}, ["unknown option 'colour'"]),

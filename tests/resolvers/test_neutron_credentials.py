@@ -110,7 +110,7 @@ def test_old_names(cloud, finds, caplog, end):
     cloud.interfaces = {"admin"}  # the default of endpoint_type
     assert finds(default=old(cloud, auth_url=f"{cloud.auth_url}{end}"))
     (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert "are old names; write a [neutron] group instead" in record.getMessage()
+    assert "are old options; write a [neutron] group instead" in record.getMessage()
     assert "battery" not in caplog.text
 
 

@@ -51,11 +51,11 @@ KEYSTONE = [
     (says(response("503 Service Unavailable", b"<html>")), "Keystone answers 503"),
     (says(REDIRECT), "Keystone answers 302 without a token"),
     (says(HTML), "Keystone answers 200 without a token"),
-    (says(answer(["token"])), "Keystone answers something of the wrong form (KeyError)"),
+    (says(answer(["token"])), "Keystone gives a malformed answer (KeyError)"),
     (says(answer({"tok": {}})), "Keystone answers 200 without a token"),
     (
         says(answer({"token": {}}, "201 Created", "X-Subject-Token: t")),
-        "Keystone answers something of the wrong form (KeyError)",
+        "Keystone gives a malformed answer (KeyError)",
     ),
 ]
 
@@ -75,24 +75,24 @@ NEUTRON = [
     (error("500 Internal Server Error"), "Neutron answers 500"),
     (says(response("503 Service Unavailable", b"<html>")), "Neutron answers 503"),
     (says(REDIRECT), "Neutron answers 302: a redirect is not followed"),
-    (says(HTML), "Neutron: an answer that is not a list of ports"),
-    (says(response("200 OK", b"")), "Neutron: an answer that is not a list of ports"),
-    (says(response("200 OK", b'{"ports": []')), "Neutron: an answer that is not a list of ports"),
-    (says(response("200 OK", b"\xff\xfe\x00")), "Neutron: an answer that is not a list of ports"),
-    (says(response("200 OK", b"[" * 100_000)), "Neutron: an answer that is not a list of ports"),
-    (says(answer([])), "Neutron: an answer that is not a list of ports"),
-    (says(answer({"ports": {}})), "Neutron: an answer that is not a list of ports"),
+    (says(HTML), "Neutron: the answer is not a list of ports"),
+    (says(response("200 OK", b"")), "Neutron: the answer is not a list of ports"),
+    (says(response("200 OK", b'{"ports": []')), "Neutron: the answer is not a list of ports"),
+    (says(response("200 OK", b"\xff\xfe\x00")), "Neutron: the answer is not a list of ports"),
+    (says(response("200 OK", b"[" * 100_000)), "Neutron: the answer is not a list of ports"),
+    (says(answer([])), "Neutron: the answer is not a list of ports"),
+    (says(answer({"ports": {}})), "Neutron: the answer is not a list of ports"),
     (
         says(answer({"ports": [{k: v for k, v in PORT.items() if k != "fixed_ips"}]})),
-        "Neutron describes a port without 'fixed_ips'",
+        "Neutron: a port in the answer has no 'fixed_ips'",
     ),
     (
         says(answer({"ports": [PORT | {"device_id": 7}]})),
-        "Neutron describes a port in a form that is unknown",
+        "Neutron: a port in the answer is malformed",
     ),
-    (says(answer({"ports": [None]})), "Neutron describes a port in a form that is unknown"),
-    (says(answer(CIRCLE)), "Neutron: a list of ports that has no end (1 pages)"),
-    (says(answer(NOWHERE)), "Neutron: a link to a next page that leads nowhere"),
+    (says(answer({"ports": [None]})), "Neutron: a port in the answer is malformed"),
+    (says(answer(CIRCLE)), "Neutron: a list of ports with no end (1 pages)"),
+    (says(answer(NOWHERE)), "Neutron: the link to the next page has no marker"),
 ]
 
 
@@ -205,7 +205,7 @@ def test_not_keystone_when_versions_are_asked_for(cloud, neutron, ask, table, pa
     assert unavailable(seen)
     assert said in (
         "Keystone does not say which versions of its API there are",
-        "Keystone answers something of the wrong form (TypeError)",
+        "Keystone gives a malformed answer (TypeError)",
     )
     assert "``Keystone does not say which versions of its API there are``" in table
 

@@ -253,7 +253,7 @@ def test_r16_a_directory_that_vanished(cloud, neutron, group_dir, caplog):
     resolver = neutron()
     group_dir.rmdir()
     assert resolver.resolve(ADA).id == ADA_ID
-    assert "the token is not shared with other processes" in caplog.text
+    assert "the token of Keystone is not shared with other processes" in caplog.text
 
 
 def test_r16_a_process_that_never_ends_authenticating(cloud, neutron, group_dir):

@@ -9,7 +9,7 @@ from mdmw.errors import BadRequest, NotFound, Unavailable
 from mdmw.observe.introspection import Check
 from mdmw.resolvers.neutron import PortResolver
 from mdmw.resolvers.questions import Questions
-from mdmw.resolvers.shared import DirectoryStore, Group, Shared
+from mdmw.resolvers.shared import DirectoryStore, ProcessGroup, SharedCache
 
 ONE = ("network", "blue", "10.0.0.1")
 
@@ -77,7 +77,7 @@ def test_a_snapshot_that_was_too_large_says_so(cloud):
 
 def test_without_a_cache_there_is_nothing_to_look_at(cloud):
     questions = Questions(PortResolver(cloud))
-    with pytest.raises(NotFound, match="remembers nothing"):
+    with pytest.raises(NotFound, match="has no cache"):
         questions.cache(*ONE)
     assert questions.purge() == {"dropped": 0, "shared": False}
     assert questions.resolve(*ONE)["cache"] == ""
@@ -137,8 +137,10 @@ def process(tmp_path, cloud):
     """Makes processes of one group, which share a directory."""
 
     def make(prefetching=True):
-        shared = Shared(DirectoryStore(tmp_path, 40.0), time.monotonic)
-        return Questions(cache(cloud, time.monotonic, prefetching, shared=shared, group=Group(tmp_path)))
+        shared = SharedCache(DirectoryStore(tmp_path, 40.0), time.monotonic)
+        return Questions(
+            cache(cloud, time.monotonic, prefetching, shared=shared, group=ProcessGroup(tmp_path))
+        )
 
     return make
 
@@ -175,7 +177,7 @@ def test_what_is_asked_after_a_purge_is_shared_again(process, cloud):
 
 
 def test_a_purge_says_when_the_shared_cache_cannot_be_told(tmp_path, cloud):
-    shared = Shared(DirectoryStore(tmp_path / "absent", 40.0), time.monotonic)
+    shared = SharedCache(DirectoryStore(tmp_path / "absent", 40.0), time.monotonic)
     questions = Questions(cache(cloud, time.monotonic, shared=shared))
     assert questions.purge() == {"dropped": 0, "shared": False}
 
