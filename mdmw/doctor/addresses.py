@@ -11,7 +11,7 @@ from mdmw.records import Instance, Scope, Source, is_uuid
 from mdmw.resolvers import keystone
 from mdmw.resolvers.combined import AutoResolver
 from mdmw.resolvers.contract import NETWORK_OWNER_PREFIX, Port, Resolver, choose, find
-from mdmw.resolvers.keystone import UnsharedToken, Keystone, load_credentials
+from mdmw.resolvers.keystone import Keystone, UnsharedToken, load_credentials
 from mdmw.resolvers.neutron import NeutronResolver, RestQueries
 from mdmw.upstream import transport
 from mdmw.upstream.exchange import Limits
