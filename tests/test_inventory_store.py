@@ -622,18 +622,18 @@ def guests(number):
 
 
 def test_the_cost_of_a_change_does_not_grow_with_the_inventory(tmp_path):
-    """The best of several times: of a new instance, of a deletion, and of a network with another name."""
+    """Processor time, the best of several times: of a new instance, of a deletion, and of a network with another name."""
     best = {}
     for number in (100, 6000):
         store = InventoryStore(str(tmp_path / f"{number}.sqlite"))
         store.fill(guests(number), OPS)
         times = []
         for i in range(8):
-            began = time.perf_counter()
+            began = time.process_time()
             new = store.create("instances", of_entry(guests(6001 + i).instances[-1]), OPS)
             store.replace("networks", ID, of_entry(guests(1).networks[0]) | {"name": f"n{i}"}, None, OPS)
             store.delete("instances", new.id, new.version, OPS)
-            times.append(time.perf_counter() - began)
+            times.append(time.process_time() - began)
         best[number] = min(times)
     assert best[6000] < 2 * best[100] + 0.01
 

@@ -469,7 +469,7 @@ def test_files_of_a_group_are_private_and_go(group, monkeypatch):
 
 
 def test_the_time_to_save_does_not_grow_with_the_files(group):
-    """The best of several times."""
+    """Processor time, the best of several times."""
     best = {}
     for files in (10, 5000):
         store = DirectoryStore(group, 40)
@@ -477,9 +477,9 @@ def test_the_time_to_save_does_not_grow_with_the_files(group):
             store.set(f"name-{number}", b"{}")
         times = []
         for number in range(20):
-            began = time.perf_counter()
+            began = time.process_time()
             store.set(f"another-{number}", b"{}")
-            times.append(time.perf_counter() - began)
+            times.append(time.process_time() - began)
         best[files] = min(times)
     assert best[5000] < 3 * best[10] + 0.001
 
