@@ -40,6 +40,7 @@ _ADVICE = {
 }
 #: Program -> Debian package.
 _PACKAGES = {
+    "ip": "iproute2",
     "nft": "nftables",
     "iptables": "iptables",
     "ip6tables": "iptables",
