@@ -622,7 +622,7 @@ def guests(number):
 
 
 def test_the_cost_of_a_change_does_not_grow_with_the_inventory(tmp_path):
-    """Processor time, the best of several times: of a new instance, of a deletion, and of a network with another name."""
+    """Processor time, the best of several: of a new instance, a deletion, a network with another name."""
     best = {}
     for number in (100, 6000):
         store = InventoryStore(str(tmp_path / f"{number}.sqlite"))
