@@ -1,7 +1,7 @@
-"""Shared secrets: where they come from, signing with the first, accepting any.
+"""Shared secrets: reading them, signing with the first one, and accepting a signature of any.
 
-HMAC-SHA256 in lower-case hex, as Nova wants it (S-1); secrets from an option, a
-file, or a file encrypted with Fernet (S-3). Nothing here ever shows a secret.
+A signature is an HMAC-SHA256 in lower-case hex, as Nova wants it (S-1). Secrets come from an option, from a
+file, or from a file that is encrypted with Fernet (S-3). No message contains a secret.
 """
 
 import contextlib
@@ -26,25 +26,25 @@ RELAY_SECRET = "relay_shared_secret"  # noqa: S105 - likewise
 
 
 def secret_options(name: str, what: str) -> list[cfg.Opt]:
-    """The options `name`, `name_file` and `name_key_file`; `what` completes the help text."""
+    """The options `name`, `name_file` and `name_key_file`. `what` begins the help text of `name`."""
     return [
         cfg.MultiStrOpt(
             name,
             default=[],
             secret=True,
-            help=f"{what} Several may be given, one to a line, for rotation: the first signs. "
-            "Paste interpolates '%' in this file, so prefer the file.",
+            help=f"{what} For a change of secrets write several, one in each line: the first one signs. "
+            f"Paste interpolates '%' in its file, so prefer {name}_file.",
         ),
-        cfg.StrOpt(f"{name}_file", help=f"File with one secret to a line, instead of {name}."),
+        cfg.StrOpt(f"{name}_file", help=f"File with one secret in each line, instead of {name}."),
         cfg.StrOpt(
             f"{name}_key_file",
-            help=f"File with a Fernet key (python-cryptography); {name}_file is then a Fernet token.",
+            help=f"File with a Fernet key of python-cryptography, if {name}_file is encrypted with it.",
         ),
     ]
 
 
 def nova_secret_options() -> list[cfg.Opt]:
-    """The secret between the agent and Nova, and whether there must be one (S-2)."""
+    """The options of the secret that agent and Nova share, and whether a secret is required (S-2)."""
     return [
         *secret_options(NOVA_SECRET, "The secret shared with Nova's metadata API."),
         cfg.BoolOpt("require_secret", default=True, help="Refuse to start without a shared secret."),
@@ -52,7 +52,7 @@ def nova_secret_options() -> list[cfg.Opt]:
 
 
 def nova_signer(settings: SimpleNamespace) -> "Signer":
-    """The signer of `nova_secret_options`; without a secret a `ConfigError`, or a warning (S-2)."""
+    """The signer of `nova_secret_options`. Without a secret: `ConfigError`, or a warning (S-2)."""
     secrets = read_secrets(settings, NOVA_SECRET)
     if secrets and all(secrets):
         return Signer(secrets, _changed(settings, NOVA_SECRET))
@@ -62,18 +62,18 @@ def nova_signer(settings: SimpleNamespace) -> "Signer":
             NOVA_SECRET,
             f"a secret is required; give it, or {NOVA_SECRET}_file, or require_secret = false",
         )
-    LOG.warning("%s: no %s: anybody can forge a signature", settings.place, NOVA_SECRET)
+    LOG.warning("%s: no %s: everybody can forge a signature", settings.place, NOVA_SECRET)
     return Signer(secrets or ("",))
 
 
 def relay_signer(settings: SimpleNamespace) -> "Signer | None":
-    """The signer of `secret_options(RELAY_SECRET)`, None when there is no secret."""
+    """The signer of `secret_options(RELAY_SECRET)`; None without a secret. Raises `ConfigError`."""
     secrets = read_secrets(settings, RELAY_SECRET)
     return Signer(secrets, _changed(settings, RELAY_SECRET)) if secrets and all(secrets) else None
 
 
 def read_secrets(settings: SimpleNamespace, name: str) -> tuple[str, ...]:
-    """The secrets of `secret_options(name)`, the signing one first; () when none is configured."""
+    """The secrets of `secret_options(name)`; the first one signs. Raises `ConfigError`."""
     given: list[str] = getattr(settings, name)
     path: str | None = getattr(settings, f"{name}_file")
     key_path: str | None = getattr(settings, f"{name}_key_file")
@@ -101,7 +101,7 @@ def read_secrets(settings: SimpleNamespace, name: str) -> tuple[str, ...]:
 
 
 class Signer:
-    """Signs with each of the secrets; made once, used for every request."""
+    """Signs and verifies with several secrets. It is made once and used for every request."""
 
     def __init__(self, secrets: Sequence[str], changed: Sequence[Measurement] = ()) -> None:
         self._changed = changed
@@ -120,7 +120,7 @@ class Signer:
         return tuple(_finish(keyed, message) for keyed in self._keyed)
 
     def verifies(self, message: bytes, signature: str) -> bool:
-        """Whether any of the secrets made this signature; constant time for each."""
+        """Whether one of the secrets made this signature. Each comparison takes constant time."""
         given = signature.encode("latin-1", "replace")
         matches = [bytes_eq(_finish(keyed, message).encode(), given) for keyed in self._keyed]
         return any(matches)

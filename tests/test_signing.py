@@ -140,7 +140,7 @@ def test_no_secret_where_allowed(caplog):
     """S-2: legal upstream, guessable; a warning at start."""
     with caplog.at_level(logging.WARNING):
         assert nova(require_secret="false").sign(ID) == VECTORS[1][1]
-    assert "anybody can forge" in caplog.text
+    assert "everybody can forge" in caplog.text
 
 
 def test_one_empty_secret_among_others_is_refused(file):

@@ -16,7 +16,7 @@ from mdmw.cli.common import add_json
 from mdmw.errors import BackendError, BackendSlow, ConfigError, MdmwError, NotFound, Unavailable
 from mdmw.upstream.address import parse_address
 from mdmw.upstream.exchange import Limits, Upstream
-from mdmw.upstream.transport import read_whole
+from mdmw.upstream.transport import read_answer
 from mdmw.wire import printable
 
 SOCKET = "/run/mdmw/admin"
@@ -120,7 +120,7 @@ def _over_socket(path: str) -> Iterator[Exchange]:
         headers += [("Content-Type", "application/json")] if body else []
         try:
             answer = upstream.exchange(method, target, headers, body)
-            return answer.status, read_whole(answer)
+            return answer.status, read_answer(answer)
         except (BackendError, BackendSlow) as error:
             raise Unavailable(str(error)) from None
 

@@ -341,7 +341,7 @@ class Keystone:
         self._failed_at = self._renewed_at = -math.inf
         logger = logging.getLogger("keystoneauth")
         if logger.level == logging.NOTSET:
-            # Its warnings are in our errors already, and at DEBUG it logs a token of the API 2.0.
+            # Its warnings are in the errors of mdmw already. At DEBUG it would log a token of the API 2.0.
             logger.setLevel(logging.ERROR)
 
     def get(self, path: str) -> requests.Response:

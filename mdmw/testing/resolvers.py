@@ -1,8 +1,8 @@
-"""The tests that every resolver must pass, for the authors of resolvers to run.
+"""The conformance suite for resolvers: tests that every resolver must pass.
 
-Subclass `ResolverConformance` in a test file of yours, load `WORLD` into your back end in
-`make_resolver`, and let pytest collect the class. Each test has the rule of the specification
-in its name. `make_broken_resolver` is optional; without it one test is skipped.
+Subclass `ResolverConformance` in a test file, load the world into your back end in `make_resolver`, and
+let pytest collect the class. Each test has the rule of the specification in its name.
+`make_broken_resolver` is optional; without it one test is skipped.
 
     class TestMine(ResolverConformance):
         def make_resolver(self, world):
@@ -36,10 +36,10 @@ class WorldSubnet:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What the back end holds. Networks and routers are whatever subnets and ports mention.
+    """What the back end contains. Networks and routers are those that subnets and ports name.
 
-    A router's interfaces are ports too: `device_id` is the router. A back end that has no ports
-    without a device, or none of the cloud itself, leaves those out; the answers are the same.
+    The interfaces of a router are ports whose `device_id` is the router. A back end without ports of the
+    cloud itself, or without ports that have no device, leaves these ports out; the answers are the same.
     """
 
     subnets: tuple[WorldSubnet, ...]
@@ -58,7 +58,7 @@ UNKNOWN = _id(9, 9)
 
 ADA, BEN, CID, DEE, EVE, FAY, GUS = (_id(4, n) for n in range(7))
 
-#: An address that is there once in the whole world, so that a search everywhere would find it.
+#: An address that only one port of the world has, so that a search in all networks would find it.
 ONCE = "10.2.0.6"
 
 _COMPUTE = "compute:nova"
@@ -76,8 +76,8 @@ def _port(
     return Port(_id(5, number), network, mac, device, owner, project, fixed_ips)
 
 
-#: Two unrelated networks, blue and green, with the same subnet; north and south behind one router,
-#: south with a second subnet that is not attached to it.
+#: Two unrelated networks, blue and green, have the same subnet. North and south are behind one router; south
+#: has a second subnet that is not attached to the router.
 WORLD = World(
     subnets=(
         WorldSubnet(BLUE_SUBNET, BLUE, "10.0.0.0/24"),
@@ -138,20 +138,20 @@ WORLD = World(
 
 
 class ResolverConformance:
-    """Subclass it, and say how to make a resolver."""
+    """Subclass this class, and make the resolver in `make_resolver`."""
 
     def make_resolver(self, world: World) -> Resolver:
-        """A resolver whose back end holds this world."""
+        """Return a resolver whose back end contains this world."""
         raise NotImplementedError
 
     def make_broken_resolver(self) -> Resolver | None:
-        """A resolver whose back end cannot be reached; None if that cannot happen."""
+        """Return a resolver whose back end cannot be reached; None if this cannot happen."""
         return None
 
     # --- the contract -------------------------------------------------------------------
 
     def test_contract_version_and_options(self) -> None:
-        """The class says which contract it is for, and which options it has."""
+        """The class names the version of the contract, and its options have help texts."""
         kind = type(self.make_resolver(WORLD))
         _same(kind.contract_version, contract.VERSION)
         for option in kind.options:
@@ -159,7 +159,7 @@ class ResolverConformance:
                 raise AssertionError(f"option {option.name!r} has no help")
 
     def test_fresh_finds_the_same(self) -> None:
-        """`fresh` skips caches; in a world that stands still the answer is the same."""
+        """`fresh` skips caches. In a world without changes the answer is the same."""
         resolver = self.make_resolver(WORLD)
         source = _on(BLUE, "10.0.0.5")
         _same(resolver.resolve(source, fresh=True), resolver.resolve(source))
@@ -167,38 +167,38 @@ class ResolverConformance:
     # --- by network ---------------------------------------------------------------------
 
     def test_r1_finds_within_the_network_only(self) -> None:
-        """R-1, first row of 2.3: the same address on two networks is two instances."""
+        """R-1, first row of 2.3: the same address on two networks belongs to two instances."""
         resolver = self.make_resolver(WORLD)
         _same(resolver.resolve(_on(BLUE, "10.0.0.5")), Instance(ADA, PROJECT, _id(5, 1)))
         _same(resolver.resolve(_on(GREEN, "10.0.0.5")), Instance(BEN, OTHER_PROJECT, _id(5, 2)))
 
     def test_r1_address_of_another_network_is_nobody(self) -> None:
-        """R-1: an address that exists elsewhere does not count."""
+        """R-1: the address of a port on another network finds no instance."""
         self._nobody(_on(GREEN, ONCE))
 
     def test_r1_unknown_network_is_nobody(self) -> None:
-        """R-1: never a search everywhere."""
+        """R-1: an unknown network is not a search in all networks."""
         self._nobody(_on(UNKNOWN, ONCE))
 
     def test_r3_ipv6_fixed_address(self) -> None:
-        """R-3: any fixed address counts."""
+        """R-3: every fixed address of a port finds its instance."""
         _same(self._find(_on(BLUE, "2001:db8:b::5")), Instance(ADA, PROJECT, _id(5, 1)))
 
     def test_r3_no_part_of_an_address_matches(self) -> None:
-        """R-3: 10.0.0.5 is not 10.0.0.50, nor the other way round."""
+        """R-3: the whole address must match: 10.0.0.5 is not 10.0.0.50."""
         self._nobody(_on(BLUE, "10.0.0.50"))
         self._nobody(_on(BLUE, "10.0.0.1"))
 
     def test_r3_mac_does_not_help_an_address(self) -> None:
-        """R-3: an address is searched by itself, whatever MAC was seen."""
+        """R-3: the search for a fixed address ignores the MAC."""
         self._nobody(_on(BLUE, "10.0.0.77", mac="fa:16:3e:00:00:01"))
 
     def test_r3_address_pair_is_nobody(self) -> None:
-        """2.3: a virtual address that is nobody's fixed IP."""
+        """2.3: an allowed address pair is not a fixed address, and finds no instance."""
         self._nobody(_on(BLUE, "10.0.0.100"))
 
     def test_r4_ports_of_the_cloud_are_nobody(self) -> None:
-        """R-4: DHCP ports, router interfaces and gateways are no guests."""
+        """R-4: DHCP ports, router interfaces and gateways belong to no instance."""
         self._nobody(_on(BLUE, "10.0.0.2"))
         self._nobody(_on(GREEN, "10.0.0.1"))
         self._nobody(_on(BLUE, "10.0.0.254"))
@@ -209,24 +209,24 @@ class ResolverConformance:
         self._nobody(_on(BLUE, "10.0.0.22"))
 
     def test_project_is_that_of_the_port(self) -> None:
-        """2.3: on a port of another project Nova decides; the port's project is what it is told."""
+        """2.3: the project of the port is the answer, also when the instance has another project."""
         _same(self._find(_on(BLUE, "10.0.0.9")), Instance(CID, OTHER_PROJECT, _id(5, 9)))
 
     # --- by router ----------------------------------------------------------------------
 
     def test_r2_finds_behind_the_router(self) -> None:
-        """R-2 and 2.2: by each kind of interface that leads to guests."""
+        """R-2 and 2.2: through each kind of interface that leads to guests."""
         _same(self._find(_behind(ROUTER, "10.1.0.6")).id, EVE)
         _same(self._find(_behind(ROUTER, "10.2.0.6")).id, FAY)
         _same(self._find(_behind(GREEN_ROUTER, "10.0.0.5")).id, BEN)
 
     def test_r2_router_without_interfaces_is_nobody(self) -> None:
-        """R-2: never a search everywhere; a gateway is no interface."""
+        """R-2: a router without interfaces is not a search in all networks. A gateway is not an interface."""
         self._nobody(_behind(LONELY_ROUTER, ONCE))
         self._nobody(_behind(UNKNOWN, ONCE))
 
     def test_r2_other_networks_are_not_behind_it(self) -> None:
-        """R-2: what is not attached is not found."""
+        """R-2: a port on a network that is not attached to the router is not found."""
         self._nobody(_behind(ROUTER, "10.0.0.9"))
 
     def test_r5_the_attached_subnet_decides(self) -> None:
@@ -234,7 +234,7 @@ class ResolverConformance:
         _same(self._find(_behind(ROUTER, "10.1.0.5")), Instance(CID, PROJECT, _id(5, 3)))
 
     def test_r6_two_instances_are_nobody(self) -> None:
-        """R-6: the same MAC on two networks of the router, of two instances; never guess."""
+        """R-6: two instances with the same MAC behind one router are no answer, and an error in the log."""
         with _logged("ERROR") as lines:
             self._nobody(_behind(ROUTER, "fe80::f816:3eff:fe00:a"))
         for port_id in (_id(5, 5), _id(5, 6)):
@@ -242,45 +242,45 @@ class ResolverConformance:
                 raise AssertionError(f"no line at ERROR names port {port_id}")
 
     def test_r6_two_ports_of_one_instance_are_that(self) -> None:
-        """R-6: the same MAC on two networks of the router, of one instance."""
+        """R-6: two ports of one instance with the same MAC behind one router are this instance."""
         found = self._find(_behind(ROUTER, "fe80::f816:3eff:fe00:b"))
         _same((found.id, found.project_id), (GUS, PROJECT))
 
     # --- link-local sources -------------------------------------------------------------
 
     def test_r7_mac_from_the_address(self) -> None:
-        """R-7: an EUI-64 address has the MAC in it."""
+        """R-7: an EUI-64 address contains the MAC."""
         _same(self._find(_on(BLUE, "fe80::f816:3eff:fe00:1")).id, ADA)
         _same(self._find(_on(GREEN, "fe80::f816:3eff:fe00:2")).id, BEN)
 
     def test_r7_mac_of_another_network_is_nobody(self) -> None:
-        """R-7 within R-1."""
+        """R-7 and R-1: a MAC on another network finds no instance."""
         self._nobody(_on(GREEN, "fe80::f816:3eff:fe00:1"))
 
     def test_r8_mac_that_somebody_saw(self) -> None:
-        """R-8: any other link-local address needs the MAC from the proxy."""
+        """R-8: for another link-local address the MAC of the packet counts."""
         source = _on(BLUE, "fe80::1234:5678:9abc:def0", mac="fa:16:3e:00:00:01")
         _same(self._find(source).id, ADA)
 
     def test_r8_no_mac_at_all_is_nobody(self) -> None:
-        """R-8: no MAC is made up from an address that is not EUI-64."""
+        """R-8: no MAC is derived from an address that is not EUI-64."""
         self._nobody(_on(BLUE, "fe80::1234:5678:9abc:def0"))
 
     def test_r8_contradiction_is_said(self) -> None:
-        """R-8: both there and different; who asks logs it as a warning."""
+        """R-8: two different MACs, in the address and in the packet, are a `Contradiction`."""
         self._raises(Contradiction, _on(BLUE, "fe80::f816:3eff:fe00:1", mac="fa:16:3e:00:00:02"))
 
     # --- faults and threads -------------------------------------------------------------
 
     def test_unavailable_is_not_absent(self) -> None:
-        """1.6: a fault that passes must not look like an instance that is not there."""
+        """1.6: a temporary fault is not the answer that there is no instance."""
         resolver = self.make_broken_resolver()
         if resolver is None:
-            raise SkipTest("this back end cannot be out of reach")
+            raise SkipTest("this back end can always be reached")
         _raises(Unavailable, lambda: resolver.resolve(_on(BLUE, "10.0.0.5")))
 
     def test_many_threads_at_once(self) -> None:
-        """Threads do not see each other's answers."""
+        """Each of several threads gets the answers to its own questions."""
         resolver = self.make_resolver(WORLD)
         expected = {_on(BLUE, "10.0.0.5"): ADA, _on(GREEN, "10.0.0.5"): BEN, _behind(ROUTER, "10.2.0.6"): FAY}
         wrong: list[object] = []
@@ -316,7 +316,7 @@ class ResolverConformance:
 
 
 class _logged(logging.Handler):
-    """Collects what mdmw logs at one level."""
+    """Collects the lines that mdmw logs at one level."""
 
     def __init__(self, level: str) -> None:
         super().__init__(level)

@@ -1,4 +1,4 @@
-"""Where an upstream listens: one unix socket, or a host and port."""
+"""The address of an upstream: a unix socket, or a host and port."""
 
 import ipaddress
 import os
@@ -14,7 +14,7 @@ _LONGEST_PATH = 107  # sun_path of unix(7), less the final NUL
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """`unix` has a path; `http` and `https` have a host (never bracketed) and a port."""
+    """`unix` has a path. `http` and `https` have a host, without brackets, and a port."""
 
     scheme: Literal["unix", "http", "https"]
     host: str = ""
@@ -23,7 +23,7 @@ class Address:
 
     @property
     def authority(self) -> str:
-        """What goes into the Host header; a dummy for a unix socket (spec 1.1)."""
+        """The value of the Host header. For a unix socket it is the metadata address (spec 1.1)."""
         if self.scheme == "unix":
             return "169.254.169.254"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -35,7 +35,7 @@ class Address:
 def parse_address(text: str, scheme: Literal["http", "https"], default_port: int) -> Address:
     """`unix:/path`, `host`, `host:port`, `10.0.0.1:8775`, `[::1]:8775` or a bare `::1`.
 
-    Raises ValueError saying what is allowed.
+    Raises ValueError, which says what is allowed.
     """
     text = text.strip()
     if text.startswith("unix:"):

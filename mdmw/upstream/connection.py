@@ -1,4 +1,4 @@
-"""One kept HTTP/1.1 connection: unix, TCP or TLS, every wait bounded by a deadline."""
+"""An HTTP/1.1 connection over a unix socket, TCP or TLS. A deadline bounds every wait."""
 
 import socket
 import ssl
@@ -13,7 +13,7 @@ from mdmw.upstream.address import Address
 
 Headers = list[tuple[str, str]]
 
-#: Most bytes of a head, and most headers in it, interim responses included.
+#: The longest head in bytes, and the number of its headers; with the heads of interim responses.
 MAX_HEAD = 64 * 1024
 MAX_HEADERS = 256
 _BETWEEN = len(": \r\n")
@@ -33,7 +33,7 @@ class Cut(Exception):
 
 
 class _Head(NamedTuple):
-    """What the parser made of a head with a body as long as its Content-Length behind it."""
+    """A parsed head whose body was as long as its Content-Length."""
 
     status: int
     reason: str
@@ -41,22 +41,22 @@ class _Head(NamedTuple):
     length: int
 
 
-# While many guests boot, the same few heads come again and again, but for the second in their Date.
+# While many guests boot, a few heads come many times; only the second in their Date changes.
 _known: dict[bytes, _Head] = {}
 
 
 class Response:
-    """The final response to one request; interim ones (1xx) are skipped (RFC 9110, 15.2).
+    """The final response to one request. Interim responses (1xx) are skipped (RFC 9110, 15.2).
 
-    Strict, by llhttp: no duplicate or doubtful lengths, no folded lines. A lone
-    LF may end a line, as the agent of Neutron 2025.1 and later writes it.
+    llhttp parses strictly: two lengths, doubtful lengths and folded lines are errors. A lone LF may end a
+    line, since the agent of Neutron 2025.1 and later writes this.
     """
 
     def __init__(self, to_head: bool) -> None:
         self.status = 0
         self.reason = ""
         self.headers: Headers = []
-        self.begun = False  # its head is there
+        self.begun = False  # the head has arrived
         self.complete = False
         self.received = 0  # bytes of body so far
         self._to_head = to_head
@@ -75,17 +75,17 @@ class Response:
 
     @property
     def reusable(self) -> bool:
-        """Whether the connection may carry another request: all was said, and nothing more."""
+        """Whether the connection may carry another request: nothing follows the response."""
         return self.complete and self._keep_alive and not self._surplus
 
     @property
     def length(self) -> int | None:
-        """The Content-Length that was promised."""
+        """The Content-Length, or None."""
         value = next((value for name, value in self.headers if name.lower() == "content-length"), None)
         return int(value) if value is not None else None
 
     def feed(self, data: bytes) -> None:
-        """Take what arrived; raises `BadResponse`."""
+        """Take bytes that arrived; raises `BadResponse`."""
         if not self.started:
             if not data.startswith(b"H"):
                 raise BadResponse("no status line")
@@ -96,7 +96,7 @@ class Response:
         self._parse(data)
 
     def _begin(self, data: bytes) -> None:
-        """The first bytes: a response that is all there, with a head that came before, needs no parser."""
+        """Take the first bytes. A complete response with a known head needs no parser."""
         self._head_size = len(data)
         head, _, body = data.partition(_END_OF_HEAD)
         known = None if self._to_head else _known.get(head)
@@ -132,7 +132,7 @@ class Response:
             self._parser = None  # it refers back to this object
 
     def end(self) -> None:
-        """The connection has ended; raises `Cut` unless that is how the body ends."""
+        """The connection has ended; raises `Cut` unless the end of the connection is the end of the body."""
         if not self.begun:
             raise Cut("in the head" if self.started else "without an answer")
         if self.length is not None or self._is_chunked():
@@ -150,7 +150,7 @@ class Response:
 
     # --- called by httptools -------------------------------------------------------------
 
-    # After the end of the response nothing counts any more, but that there is more.
+    # After the end of the response only one thing matters: whether more bytes follow.
 
     def on_message_begin(self) -> None:
         self._surplus = self.complete
@@ -192,7 +192,7 @@ class Response:
             self.complete = True
 
 
-_BACKLOG_PAUSE = 0.01  # seconds between two looks at a full backlog
+_BACKLOG_PAUSE = 0.01  # seconds before the next try to connect to a full backlog
 _CHUNK = 64 * 1024
 _SHORTEST = 0.001
 _SO_MEMINFO = 55  # Linux 4.12, include/uapi/asm-generic/socket.h
@@ -222,7 +222,7 @@ class Connection:
             self._sock.settimeout(None)
 
     def send(self, request: bytes, read_timeout: float, deadline: float) -> None:
-        """Begin an exchange: no read waits longer than `read_timeout`, nothing beyond `deadline`."""
+        """Send a request. Reads wait `read_timeout` seconds at most, and until `deadline`; raises OSError."""
         self._read_timeout = read_timeout
         self._deadline = deadline
         self._bound()
@@ -235,7 +235,7 @@ class Connection:
             raise TimeoutError("the request could not be sent") from None
         except (ConnectionError, ssl.SSLEOFError):
             if isinstance(self._sock, ssl.SSLSocket):
-                self._sock.recv(1)  # a server of TLS 1.3 that hung up may have said why; that is raised here
+                self._sock.recv(1)  # raises the reason that a server of TLS 1.3 gave before it hung up
             raise
 
     def receive(self, response: Response) -> None:
@@ -247,7 +247,7 @@ class Connection:
             raise TimeoutError("not a byte") from None
         except ssl.SSLError as error:
             if error.reason == _CUT:  # Python before 3.11.4 has no SSLEOFError for it
-                raise ConnectionResetError("cut, without a word of TLS") from None
+                raise ConnectionResetError("the connection was cut without an end of TLS") from None
             raise
         if not data:
             response.end()
@@ -259,10 +259,10 @@ class Connection:
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def is_alive(self) -> bool:
-        """False when the peer closed, or spoke out of turn, while the connection was idle."""
+        """False when the peer closed the idle connection, or sent bytes that were not asked for."""
         try:
             if self._is_tcp and not self._has_tls:
-                # An end of the connection counts as well; and unlike recv this keeps the interpreter lock.
+                # This sees the end of the connection too, and unlike recv it keeps the interpreter lock.
                 memory = self._sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO_BYTES)
                 return not int.from_bytes(memory[:4], sys.byteorder)  # what has arrived and was not read
             if self._in_kernel:
@@ -284,7 +284,7 @@ class Connection:
     def _bound(self) -> None:
         left = self._deadline - time.monotonic()
         if left <= 0:
-            raise TimeoutError("the time for this request is over")
+            raise TimeoutError("the time for this request has ended")
         timeout = max(min(self._read_timeout, left), _SHORTEST)
         if timeout == self._timeout:
             return
@@ -299,7 +299,7 @@ class Connection:
 
 
 def _open(address: Address, timeout: float, tls: ssl.SSLContext | None) -> socket.socket:
-    """Connect to the first address of a name that answers; a silent one leaves time for the others."""
+    """Connect to the first address of a name that answers. A silent address leaves time for the others."""
     deadline = time.monotonic() + timeout
     error: OSError = OSError(f"{address} has no address")
     targets = _targets(address)
@@ -327,7 +327,7 @@ def _connected(
     if tls is None:
         return sock
     sock.settimeout(_left(deadline))
-    # A connection that ends without TLS saying so was cut, perhaps by somebody on the way.
+    # A connection that ends without the end of TLS was cut, perhaps by an attacker.
     return tls.wrap_socket(sock, server_hostname=host, suppress_ragged_eofs=False)
 
 
@@ -337,7 +337,7 @@ def _connect(sock: socket.socket, target: Any, deadline: float) -> None:
         try:
             return sock.connect(target)
         except BlockingIOError:
-            # The backlog of a unix socket is full. With TCP the kernel would wait.
+            # The backlog of a unix socket is full. For TCP the kernel would wait.
             if time.monotonic() + _BACKLOG_PAUSE > deadline:
                 raise
             time.sleep(_BACKLOG_PAUSE)

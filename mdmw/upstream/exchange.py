@@ -1,8 +1,8 @@
-"""One request for one answer, over kept connections to one of several addresses.
+"""Sends a request to one of several addresses over kept connections, and returns the answer (S-4).
 
-Connect errors move on to the next address; a kept connection that turns out to
-be dead is replaced once, for GET and HEAD; nothing else is ever sent twice, no
-redirect is followed and nothing is read from the environment (S-4).
+When an address cannot be connected to, the next one is tried. When a kept connection turns out to be dead,
+a GET or HEAD is sent again, once. No other request is sent twice, no redirect is followed, and no setting
+comes from the environment.
 """
 
 import logging
@@ -21,9 +21,9 @@ from mdmw.upstream.connection import BadResponse, Connection, Cut, Headers, Resp
 
 
 class Slots:
-    """At most `size` holders; at most `max_waiting` wait, first come first served.
+    """At most `size` requests have a slot. At most `max_waiting` requests wait for one, in their order.
 
-    `upstream` is the name under which the gauges have them.
+    `upstream` is the label of the metrics.
     """
 
     def __init__(self, size: int, max_waiting: int, upstream: str = "other") -> None:
@@ -41,7 +41,7 @@ class Slots:
 
     @property
     def waiting(self) -> int:
-        """How many wait for one."""
+        """Requests that wait for a slot."""
         return len(self._waiting)
 
     def measurements(self) -> list[Measurement]:
@@ -50,7 +50,7 @@ class Slots:
         return [(SLOTS, label, self.size), (SLOTS_IN_USE, label, self.in_use), (WAITING, label, self.waiting)]
 
     def acquire(self, timeout: float) -> None:
-        """Take a slot, waiting at most `timeout` seconds; `Overloaded` when there is none."""
+        """Take a slot; raises `Overloaded` when no slot is free within `timeout` seconds."""
         with self._lock:
             if self._free:
                 self._free -= 1
@@ -69,10 +69,10 @@ class Slots:
             raise
         if self._leave(turn):
             raise Overloaded(f"no slot became free in {timeout:g} s")
-        # The slot was handed over in the very moment in which the wait ended: it is ours.
+        # The slot was handed over at the moment at which the wait ended: this request has it.
 
     def release(self) -> None:
-        """Give the slot back, or on to who has waited longest."""
+        """Give the slot to the request that has waited longest, or free it."""
         with self._lock:
             if self._waiting:
                 self._waiting.popleft().release()
@@ -80,7 +80,7 @@ class Slots:
                 self._free += 1
 
     def _leave(self, turn: threading.Lock) -> bool:
-        """Leave the queue; False when the slot was handed over already."""
+        """Leave the queue; False when this request has been given a slot already."""
         with self._lock:
             if turn not in self._waiting:
                 return False
@@ -90,7 +90,7 @@ class Slots:
 
 LOG = logging.getLogger(__name__)
 
-#: Bodies up to this many bytes are read whole, so that a slow guest holds no connection (W-17).
+#: A body of up to this many bytes is read at once, so that a slow guest holds no connection (W-17).
 BUFFER_LIMIT = 256 * 1024
 _SAFE = frozenset({"GET", "HEAD"})
 _BODILESS = frozenset({204, 304})
@@ -98,24 +98,23 @@ _BODILESS = frozenset({204, 304})
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds, except where it says otherwise."""
+    """The limits of an upstream: seconds, or numbers where a comment says so."""
 
     connect_timeout: float = 5.0
     read_timeout: float = 25.0
     total_timeout: float = 28.0
-    max_connections: int = 128  # in use at once, per process
-    max_waiting: int = 1024  # requests that wait for one of them
+    max_connections: int = 128  # number that one process uses at the same time
+    max_waiting: int = 1024  # number of requests that wait for a connection
     queue_timeout: float = 10.0
     idle_timeout: float = 30.0  # a kept connection older than this is not used again
-    cooldown: float = 5.0  # how long an address that failed is asked last
+    cooldown: float = 5.0  # for so long an address that failed is tried last
 
 
 @dataclass(slots=True)
 class Answer:
-    """What the upstream said. `body` is bytes, or a `Stream` when it is large.
+    """The answer of an upstream. `body` is bytes, or a `Stream` when it is large.
 
-    `length` is the Content-Length to promise: for HEAD the one that was reported,
-    None when nobody knows it.
+    `length` is the Content-Length for the guest: for HEAD the one of the upstream, None when it is unknown.
     """
 
     status: int
@@ -125,14 +124,14 @@ class Answer:
     length: int | None
 
     def read(self, limit: int) -> bytes:
-        """Up to `limit` bytes of the body; the rest is given up."""
+        """The first bytes of the body, `limit` at most. The rest is not read."""
         try:
             return next(iter(self.body), b"")[:limit] if isinstance(self.body, Stream) else self.body[:limit]
         finally:
             self.close()
 
     def close(self) -> None:
-        """Give up what is still to come."""
+        """Do not read the rest of the body."""
         if not isinstance(self.body, bytes):
             self.body.close()
 
@@ -142,9 +141,9 @@ class _Stale(Unavailable):
 
 
 class Upstream:
-    """The addresses of one service, in order of preference. Thread-safe; connects on first use.
+    """A service with several addresses, in order of preference. Thread-safe; connects on first use.
 
-    `name` is what the service is called in the metrics.
+    `name` is the label of the service in the metrics.
     """
 
     def __init__(
@@ -172,7 +171,7 @@ class Upstream:
         yield from ((NOTED[what], (), number) for what, number in self._unnoted.items())
 
     def deadline(self) -> float:
-        """When a request that begins now must be over, on the clock of `time.monotonic`."""
+        """The time at which a request that begins now must have ended, on the clock of `time.monotonic`."""
         return time.monotonic() + self._limits.total_timeout
 
     def exchange(
@@ -184,12 +183,11 @@ class Upstream:
         deadline: float | None = None,
         journal: Journal | None = None,
     ) -> Answer:
-        """Send one request and return its answer, by `deadline` if it is a part of something longer.
+        """Send one request and return its answer. `deadline` is on the clock of `time.monotonic`.
 
-        Raises `Overloaded` when no slot becomes free, `Unavailable` when nobody
-        answers, `BackendSlow` when the time is over, `BackendError` for an answer
-        that is not HTTP, `BackendLost` when a request other than GET and HEAD was
-        sent and its answer never came.
+        Raises `Overloaded` when no slot becomes free, `Unavailable` when no address answers, `BackendSlow`
+        when the time has ended, `BackendError` for an answer that is not HTTP, and `BackendLost` when a
+        request other than GET and HEAD was sent and its answer did not come.
         """
         deadline = deadline or self.deadline()
         self._slots.acquire(min(self._limits.queue_timeout, max(deadline - time.monotonic(), 0)))
@@ -203,13 +201,13 @@ class Upstream:
         return answer
 
     def check(self) -> str:
-        """Connect, in the order of a request, and say to whom; raises `Unavailable`."""
+        """Connect as for a request, and say which address accepted; raises `Unavailable`."""
         connection = self._connect(self.deadline(), None)
         connection.close()
         return f"{connection.address} accepts connections"
 
     def close(self) -> None:
-        """End the connections that are kept for later; none may be in use."""
+        """Close the idle connections. No connection may be in use."""
         for connections in self._idle.values():
             while connections:
                 connections.pop().close()
@@ -230,7 +228,7 @@ class Upstream:
             try:
                 return self._send(connection, method, target, headers, body, deadline)
             except _Stale as error:
-                LOG.debug("a kept connection was dead, trying a new one: %s", error)
+                LOG.debug("a kept connection was dead; the request is sent over a new one: %s", error)
                 self._note(journal, RETRIED)
         return self._send(self._connect(deadline, journal), method, target, headers, body, deadline)
 
@@ -256,7 +254,7 @@ class Upstream:
         except ssl.SSLError as error:
             connection.close()
             problem = f"{address} ended the TLS session: {_short(error)}"
-            # Before any answer this is how a server of TLS 1.3 refuses a client's certificate.
+            # Before any answer: a server of TLS 1.3 refuses a client's certificate like this.
             raise (BackendError if response.started else Unavailable)(problem) from None
         except (BadResponse, OSError) as error:
             connection.close()
@@ -333,7 +331,7 @@ class Upstream:
                 self._unnoted[what] += 1
 
     def _in_order(self) -> list[Address]:
-        """As configured, but those that failed a moment ago come last."""
+        """The addresses as configured; addresses that failed a moment ago come last."""
         cooled = time.monotonic() - self._limits.cooldown
         return sorted(self._addresses, key=lambda address: self._failed_at.get(address, 0.0) > cooled)
 
@@ -355,10 +353,10 @@ class Upstream:
 
 
 class Stream:
-    """A large body on its way; its connection and slot are held until `close`.
+    """A large body that is still arriving. It holds its connection and its slot until `close`.
 
-    An upstream that is cut in the middle raises `BackendError` out of the
-    iteration, so that the server cuts the guest's connection too (W-17).
+    When the upstream's connection is cut, iteration raises `BackendError`, so that the server cuts the
+    guest's connection too (W-17).
     """
 
     def __init__(self, upstream: Upstream, connection: Connection, response: Response) -> None:
@@ -381,20 +379,20 @@ class Stream:
                 yield part
 
     def close(self) -> None:
-        """Give connection and slot back; safe to call twice."""
+        """Give the connection and the slot back. A second call does nothing."""
         if self._open:
             self._open = False
             self._upstream._done(self._connection, self._response)
 
 
 def _serialise(method: str, target: str, authority: str, headers: Headers, body: bytes) -> bytes:
-    """The request; the target goes out byte for byte (W-7)."""
+    """The bytes of a request, with the target unchanged (W-7)."""
     lines = [f"{method} {target} HTTP/1.1", f"Host: {authority}"]
     lines += [f"{name}: {value}" for name, value in headers]
     if body or method not in _SAFE:
         lines.append(f"Content-Length: {len(body)}")
     text = "\r\n".join(lines)
-    # The filters have refused control characters; a line more than there should be is the end of it.
+    # The filters refuse control characters. One line too many here means that a filter failed to.
     if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1:
         raise BadRequest("a line break in the request line or in a header")
     return f"{text}\r\n\r\n".encode("latin-1") + body

@@ -1,4 +1,4 @@
-"""The options that every upstream has, under a prefix of its own."""
+"""The options that every upstream has, each with the prefix of this upstream."""
 
 from types import SimpleNamespace
 
@@ -8,71 +8,74 @@ from mdmw.errors import ConfigError
 from mdmw.upstream.exchange import Limits
 
 _DAY = 86400.0
+_SERVICES = {"nova": "Nova", "neutron": "Neutron", "agent": "the agent"}  # by prefix, for the help
 
 
 def limit_options(prefix: str, read_timeout: float, total_timeout: float) -> list[cfg.Opt]:
-    """Options for the fields of `Limits`; durations are seconds."""
+    """The options for the fields of `Limits`. `prefix` is for example `nova`. Durations are seconds."""
     default = Limits()
+    service = _SERVICES.get(prefix, prefix)
     return [
         cfg.FloatOpt(
             f"{prefix}_connect_timeout",
             default=default.connect_timeout,
             min=0.01,
             max=_DAY,
-            help="Seconds to connect.",
+            help=f"Seconds for connecting to {service}.",
         ),
         cfg.FloatOpt(
             f"{prefix}_timeout",
             default=read_timeout,
             min=0.01,
             max=_DAY,
-            help="Seconds without a byte of the answer.",
+            help=f"Seconds without a byte from {service}, after which mdmw gives the request up.",
         ),
         cfg.FloatOpt(
             f"{prefix}_total_timeout",
             default=total_timeout,
             min=0.01,
             max=_DAY,
-            help="Seconds for the whole request, queueing and retries included; less than the caller waits.",
+            help=f"Seconds for a whole request to {service}, with waiting and retries. Must be less than the "
+            "time that the caller waits.",
         ),
         cfg.IntOpt(
             f"{prefix}_max_connections",
             default=default.max_connections,
             min=1,
-            help="Requests under way at once, per process.",
+            help=f"Requests to {service} that one process sends at the same time.",
         ),
         cfg.IntOpt(
             f"{prefix}_max_waiting",
             default=default.max_waiting,
             min=0,
-            help="Requests that may wait for one of these; more get 503 at once.",
+            help=f"Requests to {service} that wait for a free connection. Further guests get 503 at once.",
         ),
         cfg.FloatOpt(
             f"{prefix}_queue_timeout",
             default=default.queue_timeout,
             min=0,
             max=_DAY,
-            help="Seconds a request waits before it gets 503.",
+            help=f"Seconds that a request waits for a free connection to {service}; then the guest gets 503.",
         ),
         cfg.FloatOpt(
             f"{prefix}_idle_timeout",
             default=default.idle_timeout,
             min=0,
             max=_DAY,
-            help="Seconds for which an idle connection is kept.",
+            help=f"Seconds for which an idle connection to {service} is kept.",
         ),
         cfg.FloatOpt(
             f"{prefix}_cooldown",
             default=default.cooldown,
             min=0,
             max=_DAY,
-            help="Seconds for which an address that could not be connected to is asked last.",
+            help=f"Seconds for which mdmw tries other addresses of {service} first, after an address failed.",
         ),
     ]
 
 
 def limits_of(settings: SimpleNamespace, prefix: str) -> Limits:
-    """`Limits` from the options of `limit_options(prefix)`; raises `ConfigError` when they contradict."""
+    """`Limits` from the options of `limit_options(prefix)`; raises `ConfigError` for a contradiction."""
 
     def of(name: str) -> float:
         value: float = getattr(settings, f"{prefix}_{name}")

@@ -1,4 +1,4 @@
-"""The TLS side of an upstream: TLS 1.2 or newer, CA, client certificate (spec 3.4)."""
+"""TLS to an upstream: version 1.2 or newer, CA certificates, client certificate (spec 3.4)."""
 
 import ssl
 from pathlib import Path
@@ -20,7 +20,7 @@ def client_context(
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # With OpenSSL 3 Python lets a connection end without TLS saying so: a cut would look like the end.
+    # By default Python with OpenSSL 3 ignores a missing end of TLS: a cut would look like the end.
     context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
     if insecure:
         context.check_hostname = False
@@ -30,7 +30,7 @@ def client_context(
     else:
         context.load_default_certs()
     if client_cert:
-        # OpenSSL would ask for the passphrase of an encrypted key on the terminal.
+        # Without a password OpenSSL would ask for the passphrase of an encrypted key on the terminal.
         context.load_cert_chain(client_cert, client_key, password="")
     return context
 

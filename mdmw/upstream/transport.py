@@ -1,7 +1,7 @@
-"""`requests` over our own exchanges, for libraries that want a `requests.Session`.
+"""A `requests.Session` that sends through `Upstream`, for libraries that need such a session.
 
-What such a session does by itself in a service is wrong: it follows redirects, takes proxies and
-`.netrc` from the environment, and its timeouts bound each read but never the whole.
+An ordinary session is wrong in a service: it follows redirects, takes proxies and `.netrc` from the
+environment, and its timeouts bound each read but not the whole request.
 """
 
 import io
@@ -25,20 +25,20 @@ from mdmw.upstream.address import Address
 from mdmw.upstream.exchange import Answer, Limits, Stream, Upstream
 from mdmw.upstream.tls import certificate_ends, client_context
 
-#: Longest body of an answer.
+#: The longest body of an answer, in bytes.
 MAX_BODY = 32 * 1024 * 1024
 
 _PORTS = {"http": 80, "https": 443}
 _DEADLINE: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
-#: What `requests` calls `verify` and `cert`.
+#: The arguments `verify` and `cert` of `requests`.
 Verify = bool | str
 Cert = str | tuple[str, str] | None
 
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """All exchanges made inside, by this thread, end after `seconds` together."""
+    """All requests of this thread inside the block end after `seconds` together."""
     token = _DEADLINE.set(min(_DEADLINE.get(), time.monotonic() + seconds))
     try:
         yield
@@ -47,7 +47,7 @@ def within(seconds: float) -> Iterator[None]:
 
 
 def time_left() -> float:
-    """Seconds until the end of the innermost `within`; infinite outside of any, never negative."""
+    """Seconds until the end of the innermost `within`, at least 0; infinite outside of any."""
     return max(_DEADLINE.get() - time.monotonic(), 0.0)
 
 
@@ -70,7 +70,7 @@ def session(limits: Limits) -> Session:
 
 
 class Transport(BaseAdapter):
-    """Sends prepared requests; every fault of the other side is `Unavailable`. Thread-safe."""
+    """Sends prepared requests. Every fault of the server is `Unavailable`. Thread-safe."""
 
     def __init__(self, limits: Limits) -> None:
         super().__init__()
@@ -87,14 +87,14 @@ class Transport(BaseAdapter):
         cert: bytes | str | tuple[bytes | str, bytes | str] | None = None,
         proxies: Mapping[str, str] | None = None,  # noqa: ARG002 - never used
     ) -> requests.Response:
-        """Raises `Unavailable`; a redirect is an answer like any other."""
+        """Send a request; raises `Unavailable`. A redirect is not followed."""
         upstream = self._upstream(_address(request.url or ""), verify, cert)  # type: ignore[arg-type]  # text, once it is prepared
         deadline = min(upstream.deadline(), _DEADLINE.get())
         try:
             answer = upstream.exchange(
                 request.method or "GET", request.path_url, _headers(request), _body(request), deadline
             )
-            body = read_whole(answer)
+            body = read_answer(answer)
         except (BackendSlow, BackendError) as error:
             raise Unavailable(str(error)) from None
         return _response(request, answer, body)
@@ -120,13 +120,13 @@ class Transport(BaseAdapter):
 
 
 def context_of(verify: Verify, cert: Cert) -> ssl.SSLContext:
-    """The context that `verify` and `cert` ask for; raises OSError when a file cannot be used."""
+    """The TLS context for `verify` and `cert`; raises OSError when a file cannot be used."""
     ca_file, client_cert, client_key = _files(verify, cert)
     return client_context(ca_file, verify is False, client_cert, client_key)
 
 
 def _files(verify: Verify, cert: Cert) -> tuple[str | None, str | None, str | None]:
-    """Authorities, client certificate and its key."""
+    """The files of the CA certificates, of the client certificate, and of its key."""
     return (verify if isinstance(verify, str) else None, *(cert if isinstance(cert, tuple) else (cert, None)))
 
 
@@ -149,7 +149,7 @@ def _address(url: str) -> Address:
 
 
 def _headers(request: requests.PreparedRequest) -> list[tuple[str, str]]:
-    """Host and Content-Length are the upstream's to say."""
+    """The headers without those that `Upstream` writes: Host, Content-Length, Connection."""
     return [
         (name, value.decode("latin-1") if isinstance(value, bytes) else value)
         for name, value in request.headers.items()
@@ -162,7 +162,7 @@ def _body(request: requests.PreparedRequest) -> bytes:
     return body.encode() if isinstance(body, str) else body
 
 
-def read_whole(answer: Answer) -> bytes:
+def read_answer(answer: Answer) -> bytes:
     """The body of an answer, `MAX_BODY` bytes at most; raises `Unavailable` and `BackendError`."""
     if not isinstance(answer.body, Stream):
         return answer.body

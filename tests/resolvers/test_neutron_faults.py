@@ -156,7 +156,7 @@ def test_answers_that_trickle(cloud, neutron, ask, table, service):
     address = {"keystone": "http://keystone:5000", "neutron": "http://neutron:9696"}[service]
     expected = f"{service.title()}: {address} did not answer in time: "
     assert said.startswith(expected)
-    assert f"``{expected}the time for this request is over``" in table
+    assert f"``{expected}the time for this request has ended``" in table
 
 
 @pytest.mark.parametrize("act", [act for act, _ in NEUTRON])
