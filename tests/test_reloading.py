@@ -309,9 +309,10 @@ def serve():
 server = threading.Thread(target=serve)
 server.start()
 time.sleep(0.1)
+old = inventory.value()
 path.write_text(path.read_text().replace("name: guest7", "name: other7"))
 inventory._next_look = 0
-began, old = time.perf_counter(), inventory.value()
+began = time.perf_counter()
 while inventory.value() is old:
     time.sleep(0.01)
 stopped = True
