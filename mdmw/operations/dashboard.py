@@ -1,8 +1,8 @@
-"""dashboard: a page that draws what `exposition` says, for a host without Grafana.
+"""dashboard: a page that draws the metrics of `exposition`, for a host without Grafana.
 
 Reads: the path.
-Answers: GET / and the page's own files. What else is asked is for the next application.
-Place: on the operators' listener, before `exposition`; never in a pipeline of guests.
+Answers: GET / and the files of the page. The next application answers other paths.
+Place: on the listener of operators, before `exposition`; no guest may reach this pipeline.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -17,14 +17,14 @@ from mdmw.records import Environ
 
 _FILES = {"/": "dashboard.html", "/dashboard.css": "dashboard.css", "/dashboard.js": "dashboard.js"}
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
-# Nothing from elsewhere; the colour of a line is in its style attribute.
+# Only files of this server; a style attribute has the colour of a line.
 _POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
 
 OPTIONS: list[cfg.Opt] = []
 
 
 class Dashboard:
-    """Three files of the package, and what is behind them."""
+    """Answers requests for three files of the package, and passes on the others."""
 
     def __init__(self, app: App) -> None:
         self.app = app

@@ -1,9 +1,9 @@
-"""exposition: shows to Prometheus what the processes of this host have counted.
+"""exposition: shows Prometheus the metrics that the processes of this host have counted.
 
-Reads: the files of the filter `metrics`, and the status of mdmw-node.
-Answers: GET /metrics; 503 when the files cannot be read just now. What else is asked is for the next
-application; without one, where this is an app, it is not there.
-Place: on a listener of its own, never in a pipeline of guests; before `health`.
+Reads: the files of the filter `metrics`, and the status file of mdmw-node.
+Answers: GET /metrics; 503 if the files cannot be read. The next application answers other paths. As an app, it
+answers 404 to other paths.
+Place: on a listener of its own, before `health`; no guest may reach this pipeline.
 """
 
 import platform
@@ -38,41 +38,20 @@ from mdmw.observe.series import (
 from mdmw.options import load
 from mdmw.records import Environ
 
-
-def node_series(status: NodeStatus) -> Iterator[Metric]:
-    """Listeners, namespaces, and the plan if there is one."""
-    yield gauge(NODE_UP, ((), status.is_running))
-    yield gauge(NODE_START, ((), status.since))
-    kinds = Counter(listener.scope.kind for listener in status.listeners)
-    yield gauge(LISTENERS, (("network",), kinds["network"]), (("router",), kinds["router"]))
-    yield gauge(NAMESPACES, ((), len({listener.namespace for listener in status.listeners})))
-    if status.plan is not None:
-        yield gauge(PLAN_ASKED, ((), status.plan.asked_at))
-        yield gauge(PLAN_APPLIED, ((), status.plan.applied_at))
-        yield gauge(PLAN_PROBLEMS, ((), len(status.plan.problems)))
-
-
-def gauge(series: Series, *values: tuple[tuple[str, ...], float]) -> Metric:
-    """A gauge; each value has those of the labels before it."""
-    family = GaugeMetricFamily(series.name, series.help, labels=series.labels)
-    for labels, value in values:
-        family.add_metric(labels, value)
-    return family
-
-
 OPTIONS = [
     METRICS_DIR,
     cfg.StrOpt(
         "node_status_file",
         default="/run/mdmw/node-status.json",
-        help="What mdmw-node says of its listeners and its plan; without it nothing is said of them.",
+        help="File in which mdmw-node describes its listeners and its plan. Without the file, /metrics has "
+        "no series about mdmw-node.",
     ),
 ]
 _PATH = "/metrics"
 
 
 class Exposition:
-    """Takes requests for /metrics."""
+    """Answers requests for /metrics, and passes on the others."""
 
     def __init__(self, app: App, metrics_dir: Path, node_status: Path) -> None:
         self.app = app
@@ -102,9 +81,30 @@ class _Page(Terminal):
         return app
 
 
+def node_series(status: NodeStatus) -> Iterator[Metric]:
+    """The series about mdmw-node: listeners, namespaces, and the plan if there is one."""
+    yield gauge(NODE_UP, ((), status.is_running))
+    yield gauge(NODE_START, ((), status.since))
+    kinds = Counter(listener.scope.kind for listener in status.listeners)
+    yield gauge(LISTENERS, (("network",), kinds["network"]), (("router",), kinds["router"]))
+    yield gauge(NAMESPACES, ((), len({listener.namespace for listener in status.listeners})))
+    if status.plan is not None:
+        yield gauge(PLAN_ASKED, ((), status.plan.asked_at))
+        yield gauge(PLAN_APPLIED, ((), status.plan.applied_at))
+        yield gauge(PLAN_PROBLEMS, ((), len(status.plan.problems)))
+
+
+def gauge(series: Series, *values: tuple[tuple[str, ...], float]) -> Metric:
+    """A gauge; `values` are pairs of the values of its labels and the number."""
+    family = GaugeMetricFamily(series.name, series.help, labels=series.labels)
+    for labels, value in values:
+        family.add_metric(labels, value)
+    return family
+
+
 class _Nothing(Terminal):
     def respond(self, environ: Environ) -> App:
-        raise NotFound(f"only {_PATH} is here, not {environ.get('PATH_INFO')}")
+        raise NotFound(f"{environ.get('PATH_INFO')!r} does not exist, only {_PATH}")
 
 
 class _Collected(Collector):
@@ -124,5 +124,5 @@ def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callabl
 
 
 def app_factory(global_conf: Mapping[str, str], **local_conf: str) -> Exposition:
-    """Paste entry point of the form that ends a pipeline; raises `ConfigError`."""
+    """Paste entry point of the application at the end of a pipeline; raises `ConfigError`."""
     return filter_factory(global_conf, **local_conf)(_Nothing())

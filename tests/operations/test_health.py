@@ -261,7 +261,7 @@ def test_a_pipeline_that_must_be_there(agent: None, nova: None, directory: Path)
 def test_no_process_at_all(tmp_path: Path) -> None:
     app = made(tmp_path)
     assert missing(app) == ["processes"]
-    assert texts(app, "processes") == f"no process has a socket in {tmp_path}/processes"
+    assert texts(app, "processes") == f"no process has an introspection socket in {tmp_path}/processes"
 
 
 # --- mdmw-node --------------------------------------------------------------------------
@@ -291,7 +291,7 @@ def test_a_network_with_a_listener_and_one_without(tmp_path: Path) -> None:
     assert f"169.254.169.254 port 80 in qdhcp-{BLUE}" in texts(app, "listeners", f"/ready/networks/{BLUE}")
     assert missing(app, f"/ready/networks/{GREEN}") == ["listeners", "processes"]
     assert missing(app, f"/ready/routers/{BLUE}") == ["listeners", "processes"]
-    assert f"nothing listens for router {BLUE}" in texts(app, "listeners", f"/ready/routers/{BLUE}")
+    assert f"mdmw-node has no listener for router {BLUE}" in texts(app, "listeners", f"/ready/routers/{BLUE}")
 
 
 def test_a_problem_of_one_network_is_not_one_of_the_host(tmp_path: Path) -> None:
@@ -305,8 +305,8 @@ def test_a_problem_of_one_network_is_not_one_of_the_host(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"applied_at": 0}, "the first plan is not applied yet"),
-        ({"asked_at": 1.0}, "nobody has known whether the plan is right"),
+        ({"applied_at": 0}, "mdmw-node has not applied a plan yet"),
+        ({"asked_at": 1.0}, "s whether its plan is right"),
         ({"applied_at": 1.0, "problems": [{"scope": None, "text": "disk full"}]}, "disk full"),
     ],
 )
@@ -333,7 +333,7 @@ def test_a_status_that_cannot_be_read_or_is_of_the_dead(tmp_path: Path) -> None:
         assert missing(app, path) == ["listeners", "processes"]
     (tmp_path / "node-status.json").unlink()
     assert missing(app) == ["processes"]
-    assert "mdmw-node does not run here" in texts(app, "listeners", f"/ready/networks/{BLUE}")
+    assert "mdmw-node does not run on this host" in texts(app, "listeners", f"/ready/networks/{BLUE}")
 
 
 SPACE = f"mdmw-health-{os.getpid()}"

@@ -1,8 +1,8 @@
-// Draws what /metrics says: a look every two seconds, ten minutes back, nothing kept elsewhere.
+// Draws the series of /metrics: reads /metrics every two seconds, and remembers ten minutes in this page only.
 "use strict";
 
 const EVERY = 2000; // milliseconds
-const LOOKS = 300, LEAST_LOOKS = 60;
+const MOST_SAMPLES = 300, LEAST_SAMPLES = 60;
 const WIDTH = 600, HEIGHT = 150, TOP = 14;
 
 /** The text of Prometheus' exposition format -> {name: [{labels, value}]}. */
@@ -29,7 +29,7 @@ function sums(series, name, label, keep = () => true) {
   return found;
 }
 
-/** What a counter grew by a second; one that went back began anew. */
+/** Growth of a counter in a second. A counter that is smaller than before has started again from 0. */
 function rates(now, before, name, label, keep) {
   const new_ = sums(now.series, name, label, keep), old = sums(before.series, name, label, keep);
   const seconds = (now.at - before.at) / 1000;
@@ -39,7 +39,7 @@ function rates(now, before, name, label, keep) {
   }));
 }
 
-/** The quantile of a histogram between two looks, in seconds; null when nothing happened. */
+/** The quantile of a histogram between two samples, in seconds; null without observations. */
 function quantile(now, before, name, keep, q) {
   const grown = rates(now, before, name + "_bucket", "le", keep);
   const buckets = [...grown].map(([bound, rate]) => [bound === "+Inf" ? Infinity : Number(bound), rate]).sort((a, b) => a[0] - b[0]);
@@ -84,7 +84,7 @@ const CHARTS = [
   ["Errors a second", number, (now, before) => rates(now, before, "mdmw_errors_total", "error")],
   ["Latency", duration, quantiles],
   ["Mean time in a stage", duration, stageMeans],
-  ["Cache, look-ups a second", number, (now, before) => rates(now, before, "mdmw_cache_lookups_total", "outcome")],
+  ["Cache look-ups a second", number, (now, before) => rates(now, before, "mdmw_cache_lookups_total", "outcome")],
   ["Requests under way to an upstream", number, (now) => new Map([
     ...[...sums(now.series, "mdmw_upstream_slots_in_use", "upstream")].map(([name, value]) => [`${name} in use`, value]),
     ...[...sums(now.series, "mdmw_upstream_waiting", "upstream")].map(([name, value]) => [`${name} waiting`, value]),
@@ -92,14 +92,14 @@ const CHARTS = [
 ];
 
 const TILES = [
-  // Of the busiest pipeline: what passes a proxy and an agent is one request.
+  // Of the busiest pipeline: a request that passes a proxy and an agent counts once.
   ["requests a second", number, (now, before) => Math.max(0, ...rates(now, before, "mdmw_requests_total", "pipeline").values()), () => false],
   ["server errors a second", number, (now, before) => total(rates(now, before, "mdmw_requests_total", "", (l) => l.status === "5xx" || l.status === "none")), (value) => value > 0],
   ["waiting for an upstream", number, (now) => single(now, "mdmw_upstream_waiting"), (value) => value > 0],
   ["processes", number, (now) => single(now, "mdmw_processes"), (value) => value === 0],
   ["listeners", number, (now) => single(now, "mdmw_listeners"), () => false],
   ["problems of the plan", number, (now) => single(now, "mdmw_plan_problems"), (value) => value > 0],
-  ["since the plan's last look", duration, (now) => age(single(now, "mdmw_plan_applied_timestamp_seconds"), now.at), (value) => value > 300],
+  ["since the plan was last applied", duration, (now) => age(single(now, "mdmw_plan_applied_timestamp_seconds"), now.at), (value) => value > 300],
 ];
 
 function element(name, attributes = {}, ...children) {
@@ -109,7 +109,7 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 
-const colours = new Map(); // of each chart's lines, in the order in which they came
+const colours = new Map(); // title of a chart -> colours of its lines
 function colour(chart, line) {
   const known = colours.get(chart) || new Map();
   colours.set(chart, known);
@@ -117,11 +117,11 @@ function colour(chart, line) {
   return known.get(line);
 }
 
-function chart([title, unit, values], looks) {
-  const points = looks.slice(1).map((now, index) => values(now, looks[index]));
+function chart([title, unit, values], samples) {
+  const points = samples.slice(1).map((now, index) => values(now, samples[index]));
   const lines = [...new Set(points.flatMap((one) => [...one.keys()]))];
   const most = Math.max(0, ...points.flatMap((one) => [...one.values()]));
-  const x = (index) => WIDTH - (points.length - 1 - index) * WIDTH / (Math.max(points.length, LEAST_LOOKS) - 1);
+  const x = (index) => WIDTH - (points.length - 1 - index) * WIDTH / (Math.max(points.length, LEAST_SAMPLES) - 1);
   const y = (value) => HEIGHT - (most ? value / most : 0) * (HEIGHT - TOP);
   const drawn = lines.map((line) => {
     let path = "", pen = false;
@@ -150,32 +150,32 @@ function tile([title, unit, value, isBad], now, before) {
   return element("article", isBad(found) ? { class: "bad" } : {}, element("h2", {}, title), element("b", {}, unit(found)));
 }
 
-const looks = [];
+const samples = [];
 
-async function look() {
+async function takeSample() {
   const state = document.getElementById("state");
   try {
     const answer = await fetch("metrics", { cache: "no-store" });
-    if (!answer.ok) throw new Error(`/metrics says ${answer.status}`);
-    looks.push({ at: Date.now(), series: read(await answer.text()) });
-    if (looks.length > LOOKS) looks.shift();
+    if (!answer.ok) throw new Error(`/metrics answers ${answer.status}`);
+    samples.push({ at: Date.now(), series: read(await answer.text()) });
+    if (samples.length > MOST_SAMPLES) samples.shift();
     state.className = "";
-    state.textContent = `last look ${new Date().toLocaleTimeString()}`;
+    state.textContent = `read at ${new Date().toLocaleTimeString()}`;
     draw();
   } catch (error) {
     state.className = "bad";
-    state.textContent = `no answer: ${error.message}`;
+    state.textContent = `/metrics cannot be read: ${error.message}`;
   }
-  setTimeout(look, EVERY);
+  setTimeout(takeSample, EVERY);
 }
 
 function draw() {
-  const now = looks[looks.length - 1], before = looks[looks.length - 2];
+  const now = samples[samples.length - 1], before = samples[samples.length - 2];
   const build = (now.series.mdmw_build_info || [])[0];
   document.getElementById("build").textContent = build ? `${build.labels.version}, Python ${build.labels.python}` : "";
   if (!before) return;
   document.getElementById("tiles").replaceChildren(...TILES.map((one) => tile(one, now, before)));
-  document.getElementById("charts").replaceChildren(...CHARTS.map((one) => chart(one, looks)));
+  document.getElementById("charts").replaceChildren(...CHARTS.map((one) => chart(one, samples)));
 }
 
-if (typeof document !== "undefined") look();
+if (typeof document !== "undefined") takeSample();
