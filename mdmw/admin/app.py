@@ -23,11 +23,12 @@ from mdmw.admin.operations import OPERATIONS, Operation
 from mdmw.admin.policy import OPERATOR, Operator, Policy
 from mdmw.admin.serving import ActionHandlers, ServingProcesses, TrafficHandlers
 from mdmw.boundary.stage import StartResponse
-from mdmw.errors import MethodNotAllowed, NotFound, PipelineError
+from mdmw.errors import ConfigError, MethodNotAllowed, NotFound, PipelineError, Unavailable
 from mdmw.inventory.store import InventoryStore
 from mdmw.observe.journal import request_id_of
 from mdmw.options import load
 from mdmw.records import Environ
+from mdmw.wsgi import catalogue, pipelines
 
 OPTIONS = [
     cfg.StrOpt(
@@ -153,20 +154,27 @@ def _path(environ: Environ) -> str:
 # --- strings to settings ----------------------------------------------------------------
 
 
-def make(
-    global_conf: Mapping[str, str], local_conf: Mapping[str, str], pipelines: Callable[[], Any]
-) -> Admin:
-    """The application of a section; `pipelines` describes those of the ini file. Raises `ConfigError`."""
+def app_factory(global_conf: Mapping[str, str], **local_conf: str) -> Admin:
+    """Paste entry point; raises `ConfigError`."""
     settings = load("admin", OPTIONS, global_conf, local_conf)
     serving = ServingProcesses(settings.introspect_dir)
+    ini_file = global_conf.get("__file__") or pipelines.ini_file()
     handlers: dict[str, Handler] = {
-        "get_config": lambda _: reply(pipelines()),
+        "get_config": lambda _: reply(_configuration(ini_file)),
         "get_openapi": lambda _: reply(openapi.document()),
         **TrafficHandlers(serving, settings.node_status_file).handlers(),
         **ActionHandlers(serving).handlers(),
         **InventoryHandlers(_store(settings)).handlers(),
     }
     return Admin(Policy(settings.policy_file), handlers)
+
+
+def _configuration(ini_file: str) -> dict[str, Any]:
+    """The pipelines of the ini file; raises `Unavailable` if the file was changed and has a mistake now."""
+    try:
+        return catalogue.pipelines(ini_file)
+    except ConfigError as error:
+        raise Unavailable(str(error)) from None
 
 
 def _store(settings: SimpleNamespace) -> InventoryStore | None:

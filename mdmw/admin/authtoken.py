@@ -3,8 +3,8 @@
 Reads: `X-Auth-Token`, `X-Service-Token`.
 Writes: `mdmw.operator`, from Keystone's answer about the token. Identity headers of the request are removed.
 Answers: 401 without a valid token; 503 if Keystone does not answer.
-Place: before admin. The section takes the options of auth_token, and those of the plugin that auth_type names.
-Other options come from the group [keystone_authtoken] of the files in config_file, as in other services.
+Place: before admin. The section takes the options of auth_token, and those of the plugin that auth_type
+names. Other options come from the group [keystone_authtoken] of the files in config_file.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -104,7 +104,7 @@ def check_namespace(namespace: GuestNamespace, context: Context) -> NamespaceChe
         what = _WRONG["namespace-missing"]
         check.findings.append(_finding(namespace, context, "namespace-missing", what, "ip netns list"))
         return check
-    if namespace.wanted:
+    if namespace.desired:
         check.findings += _compared_with_plan(namespace, context)
     network_state.inside(namespace.name, lambda: _check_inside(check, context))
     return check
@@ -112,14 +112,14 @@ def check_namespace(namespace: GuestNamespace, context: Context) -> NamespaceChe
 
 def _compared_with_plan(namespace: GuestNamespace, context: Context) -> Iterator[Finding]:
     """What `mdmw node plan` would change in the namespace."""
-    wanted, name = namespace.wanted, namespace.name
-    if not wanted:
+    desired, name = namespace.desired, namespace.name
+    if not desired:
         return
-    found = difference(wanted, observe(wanted, context.places), context.places, time.time())
+    found = difference(desired, observe(desired, context.places), context.places, time.time())
     how = f"mdmw node plan {context.source}"
     if found.problem:
         what = found.problem.removeprefix(f"{name}: ")
-        missing = [wire.bridge for wire in wanted.wires if not network_state.read_device(wire.bridge)]
+        missing = [wire.bridge for wire in desired.wires if not network_state.read_device(wire.bridge)]
         bridges = tuple(f"ip link add {bridge} up type bridge" for bridge in dict.fromkeys(missing))
         mend = (*bridges, *_mend(namespace, context, "device-missing"))
         yield Finding("device-missing", name, what, how, mend, name)
@@ -140,7 +140,7 @@ def _check_inside(check: NamespaceCheck, context: Context) -> None:
     devices = network_state.devices()
     check.listening = listening_sockets()
     refused_before = refused_connections()
-    if not namespace.wanted:
+    if not namespace.desired:
         check.findings += _compared_with_neutron(check, devices, context)
     for device in devices.values():
         duplicates = [one.text for one in device.addresses if one.state == "duplicate"]
@@ -285,8 +285,8 @@ def _finding(namespace: GuestNamespace, context: Context, kind: str, what: str, 
 
 def _mend(namespace: GuestNamespace, context: Context, kind: str) -> tuple[str, ...]:
     """The plan repairs what mdmw made; Neutron's agents repair what they made."""
-    wanted = namespace.wanted
-    if wanted and (wanted.wires or kind not in _REPAIRED_BY_NEUTRON):
+    desired = namespace.desired
+    if desired and (desired.wires or kind not in _REPAIRED_BY_NEUTRON):
         return (f"mdmw node apply --once {context.source}",)
     return (restart_of_neutron_agent(namespace),)
 

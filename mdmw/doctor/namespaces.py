@@ -23,14 +23,14 @@ class GuestNamespace:
     """A network namespace, the scope of the guests that arrive there, and the addresses that they ask.
 
     `named_by` is "plan", "mdmw-haproxy", "haproxy", or "question" if only the question names the namespace.
-    `wanted` is what the plan says about the namespace.
+    `desired` is what the plan says about the namespace.
     """
 
     name: str
     scope: Scope
     binds: tuple[Bind, ...]
     named_by: str
-    wanted: DesiredState | None = None
+    desired: DesiredState | None = None
 
     @property
     def is_of_router(self) -> bool:

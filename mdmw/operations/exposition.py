@@ -1,8 +1,8 @@
 """exposition: shows Prometheus the metrics that the processes of this host have counted.
 
 Reads: the files of the filter `metrics`, and the status file of mdmw-node.
-Answers: GET /metrics; 503 if the files cannot be read. The next application answers other paths. As an app, it
-answers 404 to other paths.
+Answers: GET /metrics; 503 if the files cannot be read. The next application answers other paths. At the end
+of a pipeline, the answer to other paths is 404.
 Place: on a listener of its own, before `health`; no guest may reach this pipeline.
 """
 

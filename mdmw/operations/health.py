@@ -1,8 +1,8 @@
 """health: whether this process runs, and whether this host can answer guests, or guests of one network.
 
 Reads: the path, Accept.
-Answers: GET /live, /ready, /ready/networks/ID and /ready/routers/ID with 200, or with 503 and the names of the
-checks that failed.
+Answers: GET /live, /ready, /ready/networks/ID and /ready/routers/ID with 200, or with 503 and the names of
+the checks that failed.
 Place: the end of a pipeline on a listener of its own; no guest may reach this pipeline.
 """
 

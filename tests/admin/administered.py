@@ -4,8 +4,8 @@ import json
 
 from guest import call
 
+from mdmw.admin.app import app_factory
 from mdmw.admin.policy import OPERATOR, Operator
-from mdmw.wsgi.administration import app_factory
 
 
 def operator(*roles, scope=None, name="ada"):

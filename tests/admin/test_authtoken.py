@@ -16,9 +16,9 @@ from local import host
 from peers import PATIENCE, response
 
 from mdmw.admin import authtoken
+from mdmw.admin.app import app_factory
 from mdmw.admin.authtoken import filter_factory
 from mdmw.errors import ConfigError
-from mdmw.wsgi.administration import app_factory
 
 NETWORKS, PURGE = "/v1/networks", "/v1/cache:purge"
 FORGED = [

@@ -9,9 +9,9 @@ import pytest
 from guest import call
 from local import ask_tcp, host
 
+from mdmw.admin.app import app_factory
 from mdmw.admin.local_operator import filter_factory
 from mdmw.errors import ConfigError
-from mdmw.wsgi.administration import app_factory
 
 NETWORKS = "/v1/inventory/networks"
 BLUE = "1f9c3a52-6d0e-4f6b-9c1e-7a4c0b2d8e31"
