@@ -15,6 +15,74 @@ from mdmw.cli.common import add_ini
 from mdmw.errors import ConfigError
 from mdmw.wsgi import pipelines
 
+_DEFAULT_BIND = {
+    "agent": "unix:/run/mdmw/metadata_proxy",
+    "nova": "unix:/run/mdmw/nova",
+    "admin": "unix:/run/mdmw/admin",
+    "admin-local": "unix:/run/mdmw/admin",
+    "operations": "127.0.0.1:9775",
+}
+_GUESTS_BIND = "169.254.169.254:80"
+
+
+def add_parser(commands: Any) -> None:
+    """`mdmw serve PIPELINE`."""
+    parser = commands.add_parser(
+        "serve",
+        help="run a pipeline on a WSGI server",
+        description="Check a pipeline, and then become a WSGI server that runs the pipeline. If you need "
+        "other settings, start the server yourself: etc/ has configuration files, and doc/servers.rst has "
+        "command lines.",
+    )
+    parser.add_argument("pipeline", help=f"{', '.join(pipelines.NAMES)}, or another pipeline of the file")
+    parser.add_argument(
+        "--bind",
+        action="append",
+        metavar="unix:/PATH|HOST:PORT",
+        help="address to listen at; may be repeated. Default: a unix socket in /run/mdmw for agent, nova "
+        f"and admin, 127.0.0.1:9775 for operations, and {_GUESTS_BIND} for other pipelines. fd://N is a "
+        "socket that the caller has opened (only with gunicorn)",
+    )
+    parser.add_argument(
+        "--server", choices=list(SERVERS), default="gunicorn", help="WSGI server; default: %(default)s"
+    )
+    parser.add_argument(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="number of processes; default: gunicorn 4, uwsgi 2, granian 4; waitress always has 1",
+    )
+    parser.add_argument(
+        "--threads",
+        type=_positive,
+        metavar="N",
+        help="threads of each process; default: gunicorn 200, uwsgi 100, waitress 400, granian 50",
+    )
+    add_ini(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> int:
+    """Replace this process by the server; raises `ConfigError`, and never returns."""
+    path = arguments.ini or pipelines.ini_file()
+    name = arguments.pipeline
+    pipelines.load(name, path)
+    binds = arguments.bind or [_DEFAULT_BIND.get(name, _GUESTS_BIND)]
+    module = f"mdmw.wsgi.{name}" if name in pipelines.NAMES else "mdmw.wsgi.named"
+    argv = command(arguments.server, Launch(module, tuple(binds), arguments.workers, arguments.threads))
+    os.environ.update({pipelines.INI_VARIABLE: str(path), pipelines.NAME_VARIABLE: name})
+    os.execv(argv[0], argv)  # noqa: S606 - no shell is wanted
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("1 or more is allowed")
+    return number
+
+
+# --- command lines ----------------------------------------------------------------------
+
 
 @dataclass(frozen=True, slots=True)
 class Launch:
@@ -137,69 +205,3 @@ def _no_fd(bind: str, server: str) -> str:
 
 def _shipped(name: str) -> str:
     return str(resources.files("mdmw") / "etc" / name)
-
-
-_DEFAULT_BIND = {
-    "agent": "unix:/run/mdmw/metadata_proxy",
-    "nova": "unix:/run/mdmw/nova",
-    "admin": "unix:/run/mdmw/admin",
-    "admin-local": "unix:/run/mdmw/admin",
-    "operations": "127.0.0.1:9775",
-}
-_GUESTS_BIND = "169.254.169.254:80"
-
-
-def add_parser(commands: Any) -> None:
-    """`mdmw serve PIPELINE`."""
-    parser = commands.add_parser(
-        "serve",
-        help="run a pipeline on a WSGI server",
-        description="Check a pipeline, and then become a WSGI server that runs the pipeline. If you need "
-        "other settings, start the server yourself: etc/ has configuration files, and doc/servers.rst has "
-        "command lines.",
-    )
-    parser.add_argument("pipeline", help=f"{', '.join(pipelines.NAMES)}, or another pipeline of the file")
-    parser.add_argument(
-        "--bind",
-        action="append",
-        metavar="unix:/PATH|HOST:PORT",
-        help="address to listen at; may be repeated. Default: a unix socket in /run/mdmw for agent, nova "
-        f"and admin, 127.0.0.1:9775 for operations, and {_GUESTS_BIND} for other pipelines. fd://N is a "
-        "socket that the caller has opened (only with gunicorn)",
-    )
-    parser.add_argument(
-        "--server", choices=list(SERVERS), default="gunicorn", help="WSGI server; default: %(default)s"
-    )
-    parser.add_argument(
-        "--workers",
-        type=_positive,
-        metavar="N",
-        help="number of processes; default: 4, with uwsgi as many as in etc/uwsgi.ini; waitress always has 1",
-    )
-    parser.add_argument(
-        "--threads",
-        type=_positive,
-        metavar="N",
-        help="threads of each process; default: gunicorn 200, uwsgi 100, waitress 400, granian 50",
-    )
-    add_ini(parser)
-    parser.set_defaults(run=run)
-
-
-def run(arguments: argparse.Namespace, _parser: argparse.ArgumentParser) -> int:
-    """Replace this process by the server; raises `ConfigError`, and never returns."""
-    path = arguments.ini or pipelines.ini_file()
-    name = arguments.pipeline
-    pipelines.load(name, path)
-    binds = arguments.bind or [_DEFAULT_BIND.get(name, _GUESTS_BIND)]
-    module = f"mdmw.wsgi.{name}" if name in pipelines.NAMES else "mdmw.wsgi.named"
-    argv = command(arguments.server, Launch(module, tuple(binds), arguments.workers, arguments.threads))
-    os.environ.update({pipelines.INI_VARIABLE: str(path), pipelines.NAME_VARIABLE: name})
-    os.execv(argv[0], argv)  # noqa: S606 - no shell is wanted
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("1 or more is allowed")
-    return number

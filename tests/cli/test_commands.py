@@ -1,11 +1,17 @@
 """check, resolve, sign, completion, serve: what they print and how they end."""
 
 import json
+import re
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from mdmw.cli import serve
+
+ETC = Path(__file__).parents[2] / "etc"
 BLUE = "1f9c3a52-6d0e-4f6b-9c1e-7a4c0b2d8e31"
 ROUTER = "b28e6f41-5d07-49ca-8c9f-13a4d7e0b652"
 ADA = "7c52af88-d14b-45ae-87cf-be154d8c8638"
@@ -176,3 +182,27 @@ def test_serve_runs_a_pipeline_of_another_name(ini, tmp_path):
         check=True,
     )
     assert done.stdout == "mdmw.wsgi.named:application mine\n"
+
+
+def test_the_help_of_serve_has_the_numbers_of_the_servers(mdmw):
+    """Workers and threads as in etc/, and as on the command lines of servers that have no file there."""
+    _, text, _ = mdmw("serve", "--help")
+    text = " ".join(text.split())
+    gunicorn = runpy.run_path(str(ETC / "gunicorn.conf.py"))
+    uwsgi = dict(
+        re.findall(r"^(processes|threads) = ([0-9]+)$", (ETC / "uwsgi.ini").read_text(), re.MULTILINE)
+    )
+    granian, waitress = (
+        " ".join(serve.command(server, serve.Launch("x", ("127.0.0.1:1",))))
+        for server in ("granian", "waitress")
+    )
+    (of_granian,) = re.findall(r"--workers ([0-9]+) --blocking-threads ([0-9]+)", granian)
+    (of_waitress,) = re.findall(r"--threads=([0-9]+)", waitress)
+    assert (
+        f"default: gunicorn {gunicorn['workers']}, uwsgi {uwsgi['processes']}, granian {of_granian[0]}; "
+        "waitress always has 1" in text
+    )
+    assert (
+        f"default: gunicorn {gunicorn['threads']}, uwsgi {uwsgi['threads']}, waitress {of_waitress}, "
+        f"granian {of_granian[1]}" in text
+    )

@@ -45,11 +45,19 @@ def sample(directory, name, **labels):
 
 
 def wait_for(number, directory, pipeline):
-    """Until so many requests were answered well, and no more."""
+    """Until a process has written that so many requests were answered well, and no more."""
     pause = threading.Event()
     while (found := sample(directory, "mdmw_requests_total", pipeline=pipeline, status="2xx") or 0) < number:
         pause.wait(0.05)  # ended by the time limit of the test
     assert found == number
+
+
+def wait_for_gauges(directory, pipeline):
+    """Until a process has written its gauges, the last part of its file."""
+    pause = threading.Event()
+    while (found := sample(directory, "mdmw_processes", pipeline=pipeline)) is None:
+        pause.wait(0.05)
+    return found
 
 
 @pytest.mark.parametrize("server", SERVERS)
@@ -68,10 +76,10 @@ def test_every_process_of_a_server_counts_and_a_restart_loses_nothing(server, tm
                     replies = list(threads.map(running.ask, ["/latest/"] * EACH))
                 assert {reply.status for reply in replies} == {200}
                 wait_for(times * EACH, metrics, "agent")
+                assert 1 <= wait_for_gauges(metrics, "agent") <= WORKERS
                 for stage in ("identify", "resolve", "sign", "forward"):
                     name = "mdmw_stage_duration_seconds_count"
                     assert sample(metrics, name, pipeline="agent", stage=stage) >= times * EACH
-                assert 1 <= sample(metrics, "mdmw_processes", pipeline="agent") <= WORKERS
                 assert sample(metrics, "mdmw_upstream_slots", upstream="nova") % 128 == 0
         assert sample(metrics, "mdmw_processes", pipeline="agent") is None
         wait_for(2 * EACH, metrics, "agent")
