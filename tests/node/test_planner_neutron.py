@@ -161,7 +161,7 @@ def test_namespaces_of_neutron(node: Node) -> None:
     node.place.until(lambda: "169.254.169.254/32" in shown(space))
     assert inside(space, *command.split()) == f"/x for {network} {GUEST}"
     options = node.dhcp_confs / network / "opts"
-    node.place.until(lambda: "169.254.169.254/32,10.0.0.2" in options.read_text())  # written after the address
+    node.place.until(lambda: "169.254.169.254/32,10.0.0.2" in options.read_text())  # after the address
     assert "option:router,10.0.0.1" in options.read_text()
     space_of_router = node.l3_agent(router)
     node.neutron.add(str(uuid.uuid4()), routed_by=router)
