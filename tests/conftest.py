@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 import own_host
 import pytest
@@ -12,14 +13,14 @@ from peers import peers_in
 settings.register_profile("mdmw", deadline=None)
 settings.load_profile("mdmw")
 
-# coverage measures the processes of pytest. It would slow down the servers that tests start.
-os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
-
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give this process a /run and a network of its own. A real OpenStack needs those of the machine."""
     if "MDMW_OPENSTACK" not in os.environ:
         own_host.take()
+    if not config.getoption("numprocesses", None):  # this process runs tests
+        # coverage would slow down the servers that tests start; it measures the processes of pytest only.
+        os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -29,6 +30,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
     config.option.loadscopereorder = False
     return Groups(config, log)
+
+
+@pytest.fixture
+def open_path():
+    """A short folder, as tmp_path, but one that processes of other users may enter."""
+    with tempfile.TemporaryDirectory(prefix="mdmw-") as name:
+        path = Path(name)
+        path.chmod(0o755)
+        yield path
 
 
 @pytest.fixture

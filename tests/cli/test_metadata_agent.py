@@ -321,25 +321,23 @@ def test_64_at_once_per_worker(peers, tmp_path):
 
 
 @needs_root
-def test_p_11_it_becomes_another_user(nova, tmp_path):
+def test_p_11_it_becomes_another_user(nova, open_path):
     """P-11: group list, gid and uid are gone in every process; the socket is the proxies'."""
     nobody = pwd.getpwnam("nobody")
     os.chmod(nova.address.path, 0o666)
     scratch = Path(nova.address.path).parent
     os.chmod(scratch, 0o1777)  # as /tmp
-    command = agent_files(tmp_path, nova, metadata_proxy_user="daemon", metadata_proxy_socket_mode="group")
-    for folder in (tmp_path, *tmp_path.parents[:2]):  # so that nobody may look into the test's folder
-        os.chmod(folder, 0o755)
+    command = agent_files(open_path, nova, metadata_proxy_user="daemon", metadata_proxy_socket_mode="group")
     with running([*command, "--user", "nobody"], LISTENING, TMPDIR=str(scratch)) as agent:
         agent.wait_for("Booting worker", 2)
-        assert ask(tmp_path / "metadata_proxy").status == 200
+        assert ask(open_path / "metadata_proxy").status == 200
         for pid in (agent.process.pid, *children(agent.process.pid)):
             assert facts(pid) == {
                 "Uid": [str(nobody.pw_uid)] * 4,
                 "Gid": [str(nobody.pw_gid)] * 4,
                 "Groups": [],
             }
-        owner = (tmp_path / "metadata_proxy").stat()
+        owner = (open_path / "metadata_proxy").stat()
         assert owner.st_uid == pwd.getpwnam("daemon").pw_uid
         assert owner.st_gid == pwd.getpwnam("daemon").pw_gid
         (directory,) = group_directories(scratch)

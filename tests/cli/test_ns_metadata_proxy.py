@@ -65,11 +65,9 @@ def guest_namespace(namespace):
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(open_path):
     """Where another user may look into."""
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        os.chmod(path, 0o755)
-    return tmp_path
+    return open_path
 
 
 @pytest.fixture

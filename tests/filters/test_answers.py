@@ -131,9 +131,9 @@ def test_json_for_who_asks_for_it(accept, json_wanted):
 )
 def test_no_accept_header_takes_long(accept):
     """A guest chooses it, and errors are what it can cause at will."""
-    began = time.monotonic()
+    began = time.thread_time()
     call(Fails(errors.BadRequest("x")), headers=[("Accept", accept)])
-    assert time.monotonic() - began < 1
+    assert time.thread_time() - began < 1
 
 
 def test_head_has_the_length_and_no_body():

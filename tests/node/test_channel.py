@@ -1,6 +1,7 @@
 """The channel between the processes of a node: only what a table of shapes allows gets through."""
 
 import contextlib
+import gc
 import json
 import os
 import socket
@@ -27,6 +28,12 @@ TABLES = {
     "to-control": channel.TO_CONTROL,
     "from-control": channel.FROM_CONTROL,
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _collected() -> None:
+    """Sockets that earlier tests left are closed here, and not while descriptors are counted."""
+    gc.collect()
 
 
 @pytest.fixture

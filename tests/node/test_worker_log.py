@@ -39,15 +39,13 @@ def asking(namespace: Namespace, guest: Guest) -> dict[str, tuple[Guest, list[st
         return got
 
 
-def test_every_request_has_its_line(tmp_path: Path) -> None:
+def test_every_request_has_its_line(open_path: Path) -> None:
     """Guests at the same time on kept connections; the daemon ends at once, and says them all."""
-    with Nova(tmp_path / "nova") as nova, temporary(ADDRESSES) as namespace, site() as made:
-        for path in (tmp_path, *tmp_path.parents[:2]):
-            path.chmod(0o755)
+    with Nova(open_path / "nova") as nova, temporary(ADDRESSES) as namespace, site() as made:
         nova.path.chmod(0o666)
-        text = write(tmp_path, nova.path).read_text()
+        text = write(open_path, nova.path).read_text()
         text = text.replace("listeners_file = %(here)s/listeners.json\n", "")
-        text = text.replace("%(here)s", str(tmp_path))
+        text = text.replace("%(here)s", str(open_path))
         made.ini.write_text(text.replace("pipeline = ", "pipeline = access-log ") + _LOGGING)
         keeper = made.started("--pipeline", "combined")
         made.want([namespace.name, [METADATA_ADDRESS, PORT, None], ["network", BLUE]])
