@@ -8,10 +8,13 @@ from typing import Any
 
 from mdmw.errors import Unavailable
 from mdmw.records import Scope
+from mdmw.shapes import END_OF_TIME, exactly, list_of, number, or_null, record, text, whole
+from mdmw.wire import one_line
 
 FILE = "node-status.json"
 VERSION = 1
 _LONGEST = 64 * 1024 * 1024
+_LARGEST_PROCESS_ID = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,48 +80,39 @@ def read(path: Path) -> NodeStatus | None:
         return None
     except OSError as error:
         raise Unavailable(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, TypeError, LookupError, RecursionError):
-        raise Unavailable(f"{path} makes no sense") from None
+    except (ValueError, RecursionError) as error:
+        raise Unavailable(f"{path} makes no sense: {one_line(str(error))}") from None
+
+
+def _scope(value: Any, where: str) -> Scope:
+    kind, id_ = list_of(text, 2)(value, where)
+    return Scope(exactly("network", "router")(kind, f"{where}[0]"), id_)
+
+
+def _process_id(value: Any, where: str) -> int:
+    """A process id; 0 and negative numbers mean other processes to kill(2)."""
+    if not 0 < whole(value, where) <= _LARGEST_PROCESS_ID:
+        raise ValueError(f"{where}: only a process id is allowed")
+    return int(value)
+
+
+_time = number(0, END_OF_TIME)
+_LISTENERS = list_of(record(scope=_scope, namespace=text, address=text, port=whole, since=_time))
+_PLAN = record(
+    source=text,
+    asked_at=_time,
+    applied_at=_time,
+    problems=list_of(record(scope=or_null(_scope), text=text)),
+)
+_STATUS = record(
+    version=exactly(VERSION), pid=_process_id, since=_time, listeners=_LISTENERS, plan=or_null(_PLAN)
+)
 
 
 def _status(document: Any) -> NodeStatus:
-    if document["version"] != VERSION:
-        raise ValueError
-    plan = document["plan"]
-    return NodeStatus(
-        pid=_positive(document["pid"]),
-        since=float(document["since"]),
-        listeners=tuple(
-            Listening(
-                _scope(one["scope"]),
-                str(one["namespace"]),
-                str(one["address"]),
-                int(one["port"]),
-                float(one["since"]),
-            )
-            for one in document["listeners"]
-        ),
-        plan=None if plan is None else _plan(plan),
-    )
-
-
-def _plan(plan: Any) -> PlanStatus:
-    problems = tuple(
-        Problem(None if one["scope"] is None else _scope(one["scope"]), str(one["text"]))
-        for one in plan["problems"]
-    )
-    return PlanStatus(str(plan["source"]), float(plan["asked_at"]), float(plan["applied_at"]), problems)
-
-
-def _scope(listed: Any) -> Scope:
-    kind, id_ = listed
-    if kind not in ("network", "router") or not isinstance(id_, str):
-        raise ValueError
-    return Scope(kind, id_)
-
-
-def _positive(number: Any) -> int:
-    """A process id; others mean something else to kill(2)."""
-    if not isinstance(number, int) or number <= 0:
-        raise ValueError
-    return number
+    found = _STATUS(document, "status")
+    plan = found["plan"]
+    if plan is not None:
+        plan = PlanStatus(**{**plan, "problems": tuple(Problem(**one) for one in plan["problems"])})
+    listeners = tuple(Listening(**one) for one in found["listeners"])
+    return NodeStatus(found["pid"], found["since"], listeners, plan)

@@ -4,12 +4,14 @@ import contextlib
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from daemon import USER, Site, namespaces, site
@@ -112,6 +114,7 @@ def test_a_problem_of_a_namespace_is_one_of_its_network_or_router() -> None:
     assert scope_of("/var/lib/mdmw: no space left on device") is None
 
 
+LISTENING = {"scope": ["network", "x"], "namespace": "n", "address": "::", "port": 80, "since": 1}
 GOOD = {
     "version": 1,
     "pid": 1,
@@ -151,6 +154,34 @@ def test_whatever_the_file_has_in_it_there_is_no_other_error(tmp_path_factory, v
     path.write_text(json.dumps(changed))
     with contextlib.suppress(Unavailable):
         assert isinstance(read(path), NodeStatus)
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"version": True}, "status.version"),
+        ({"pid": True}, "status.pid"),
+        ({"pid": 10**30}, "status.pid"),
+        ({"pid": 2**31}, "status.pid"),
+        ({"since": "1e400"}, "status.since"),
+        ({"since": 10**400}, "status.since"),
+        ({"since": float("nan")}, "status.since"),
+        ({"listeners": [LISTENING | {"since": "nan"}]}, "status.listeners[0].since"),
+        ({"listeners": [LISTENING | {"namespace": {"a": 1}}]}, "status.listeners[0].namespace"),
+        ({"listeners": [LISTENING | {"address": None}]}, "status.listeners[0].address"),
+        ({"listeners": [LISTENING | {"port": "80"}]}, "status.listeners[0].port"),
+        ({"listeners": [LISTENING | {"scope": ["port", "x"]}]}, "status.listeners[0].scope[0]"),
+        ({"plan": {"source": "neutron"}}, "status.plan"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_its_place(
+    tmp_path: Path, change: dict[str, Any], place: str
+) -> None:
+    (tmp_path / FILE).write_text(json.dumps({**GOOD, "listeners": [LISTENING]}))
+    assert read(tmp_path / FILE)
+    (tmp_path / FILE).write_text(json.dumps(GOOD | change))
+    with pytest.raises(Unavailable, match=re.escape(f"makes no sense: {place}")):
+        read(tmp_path / FILE)
 
 
 def test_a_process_id_that_means_many_processes_is_refused(tmp_path: Path) -> None:
