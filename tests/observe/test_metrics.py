@@ -13,7 +13,8 @@ from guest import call
 from hypothesis import given
 from hypothesis import strategies as st
 from observed import saying
-from prometheus_client.mmap_dict import MmapedDict
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from mdmw import errors
 from mdmw.locking import try_lock
@@ -395,3 +396,17 @@ def test_connections_that_no_journal_tells_of_are_counted_too(tmp_path):
     meters.flush()
     assert values(tmp_path)["mdmw_upstream_failovers_total", "combined"] == 5
     meters.close()
+
+
+def test_what_mdmw_relies_on_in_prometheus_client(tmp_path):
+    """These names are not public, so setup.cfg has an upper bound: try this test with a newer version."""
+    key = mmap_key("family", "family_total", ["a"], ["b"], "help")
+    file = MmapedDict(str(tmp_path / "counter_1.db"))
+    file.write_value(key, 2.5, 0.0)
+    file.close()
+    ((found, value, _, _),) = MmapedDict.read_all_values_from_file(str(tmp_path / "counter_1.db"))
+    assert (found, value) == (key, 2.5)
+    (family,) = MultiProcessCollector.merge([str(tmp_path / "counter_1.db")])
+    assert [(sample.name, sample.labels, sample.value) for sample in family.samples] == [
+        ("family_total", {"a": "b"}, 2.5)
+    ]
