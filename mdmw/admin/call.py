@@ -167,7 +167,7 @@ def _document(request: Request, operation: Operation) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong, without any part of the body, which may be a password."""
+    """The reason why a body is refused, without any part of the body: the body may hold a password."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg}, line {error.lineno} column {error.colno}"
     if isinstance(error, UnicodeError):

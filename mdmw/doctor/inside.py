@@ -64,7 +64,7 @@ _REPAIRED_BY_NEUTRON = ("namespace-missing", "device-missing", "dhcp-dead")
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What is the same for all namespaces.
+    """The facts that are the same for all namespaces.
 
     `source` are the words that tell `mdmw node` from which files to plan. `mark` is the packet mark of a
     router's packets to the metadata address. `guest` is the address of the guest in question, or empty.

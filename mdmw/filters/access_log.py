@@ -55,12 +55,12 @@ class AccessLog:
         self.close = self._lines.close
 
     def over(self, journals: Sequence[Journal]) -> None:
-        """As `Observer`."""
+        """Take the requests that are over (`Observer.over`)."""
         form = self._form
         self._lines.add([line_of(form, journal) for journal in journals])
 
     def forget(self) -> None:
-        """As `Observer`; a batch sees by itself that it is in a forked child."""
+        """Nothing: the batch sees by itself that the process is a forked child (`Observer.forget`)."""
 
 
 def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callable[[App], Observed]:

@@ -57,17 +57,17 @@ class Introspection:
         self.catch_up: Callable[[], None] = lambda: None
 
     def over(self, journals: Sequence[Journal]) -> None:
-        """As `Observer`."""
+        """Take the requests that are over (`Observer.over`)."""
         self.served.add(journals)
         if not self.socket.is_open:
             self.socket.open()
 
     def forget(self) -> None:
-        """As `Observer`."""
+        """Drop what the parent of this forked child had counted (`Observer.forget`)."""
         self.served = ServedRequests()
 
     def close(self) -> None:
-        """As `Observer`."""
+        """Finish, since the process or the pipeline ends (`Observer.close`)."""
         self.socket.close()
 
     def counters(self) -> dict[str, Any]:

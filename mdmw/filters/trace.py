@@ -45,13 +45,13 @@ class Spans:
         self.close = self._journals.close
 
     def over(self, journals: Sequence[Journal]) -> None:
-        """As `Observer`."""
+        """Take the requests that are over (`Observer.over`)."""
         sampled = [journal for journal in journals if journal.trace and journal.trace.is_sampled]
         if sampled:
             self._journals.add(sampled)
 
     def forget(self) -> None:
-        """As `Observer`; a batch sees by itself that it is in a forked child."""
+        """Nothing: the batch sees by itself that the process is a forked child (`Observer.forget`)."""
 
 
 def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callable[[App], Observed]:

@@ -30,7 +30,7 @@ _NICENESS = 10  # guests come first
 
 
 def load_aside(path: Path) -> Inventory:
-    """As `mdmw.inventory.file.load`, in another process unless the file is small; raises `ConfigError`.
+    """Load an inventory file, in another process unless the file is small; raises `ConfigError`.
 
     Where no process can be started, this thread parses the file, and a warning is logged.
     """

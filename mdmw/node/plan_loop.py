@@ -95,7 +95,7 @@ class ChildProcess:
 
 
 class PlanEvents(Protocol):
-    """What is told what a planner says."""
+    """The receiver of the messages of a planner."""
 
     def set_places(self, places: Mapping[str, Any]) -> None:
         """Where plans must be applied: the fields of the message `places`."""

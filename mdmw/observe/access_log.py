@@ -33,7 +33,7 @@ class Form(NamedTuple):
     guest: Callable[[str, str, str, str], str]  # of address, kind and id of the scope, id of the instance
     question: Callable[[str, str], str]  # of method, and target without query
     rest: Callable[[str, str, bool, str, tuple[tuple[str, int], ...]], str]
-    """Of cache, error, whether there was a query, trace id, notes; "" when there is none of these."""
+    """The end of a line, made of cache, error, presence of a query, trace id and notes; "" without these."""
 
 
 def line_of(form: Form, journal: Journal) -> str:

@@ -219,17 +219,17 @@ class Metrics:
         self.flush = self._background.run
 
     def over(self, journals: Sequence[Journal]) -> None:
-        """As `Observer`."""
+        """Take the requests that are over (`Observer.over`)."""
         self._totals.add(journals)
         self._background.ask()
 
     def forget(self) -> None:
-        """As `Observer`."""
+        """Drop what the parent of this forked child had counted (`Observer.forget`)."""
         self._totals = Totals(self._pipeline)
         self._let_go()
 
     def close(self) -> None:
-        """As `Observer`."""
+        """Finish, since the process or the pipeline ends (`Observer.close`)."""
         self._background.close()
         self._let_go()
 
